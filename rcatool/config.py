@@ -1,0 +1,178 @@
+"""Every setting that exists: its name, type, default, range and meaning.
+
+One frozen model per section. A value keeps its name on its way: `pseudo.bg_threshold` in YAML or `--set` is
+`config.pseudo.bg_threshold` in a stage and `bg_threshold=` in the function that uses it. Reading and writing files is
+`config_io`'s; which section belongs to which step is `run.STEPS`'.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Backbone = Literal["vgg16", "resnet50", "resnet101", "mobilenet_v2", "densenet169", "tiny"]
+Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Unit = Annotated[float, Field(ge=0, le=1)]
+Scales = Annotated[tuple[Annotated[float, Field(gt=0, le=8)], ...], Field(min_length=1, max_length=16)]
+
+
+class Section(BaseModel):
+    """Rules that all sections share: frozen, no unknown names, finite numbers, no silent conversion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+class Data(Section):
+    """Where the photos, tags and masks are; written by `rca prepare`."""
+
+    dataset: Literal["voc", "folder", "shapes"] = Field("voc", description="layout of the data set")
+    root: str = Field("", description="folder that all paths are relative to (absolute; not fingerprinted, so data may move)")
+    images: str = Field("", description="folder: photos, relative to root")
+    tags: str = Field("", description="tag file, relative to root or absolute; `masks` derives tags from masks; empty: the data set's own")
+    masks: str = Field("", description="mask folder, relative to root; empty: SegmentationClassAug or SegmentationClass (voc), none (folder)")
+    train_list: str = Field("train", description="voc: list of training photos, by name under ImageSets/Segmentation")
+    val_list: str = Field("val", description="voc: list of photos to score the segmentation network on")
+    tune_list: str = Field("", description="voc: list of photos to choose settings and thresholds on; empty: none")
+    val_fraction: Unit = Field(0.0, description="folder: share of the photos held out for val where no `split` column says so")
+    shapes_train: Positive = Field(240, description="shapes: number of generated training images")
+    shapes_val: Positive = Field(60, description="shapes: number of generated val images")
+    shapes_size: Annotated[int, Field(ge=32, le=1024)] = Field(96, description="shapes: side of a generated image, pixels")
+    shapes_seed: Natural = Field(0, description="shapes: seed of the generator")
+
+
+class Cls(Section):
+    """Stage 1: the classification network whose maps become seeds."""
+
+    method: Literal["rca", "cam"] = Field("rca", description="rca: with region memory; cam: the plain baseline, no memory")
+    backbone: Backbone = Field("resnet50", description="torchvision network, made fully convolutional (`tiny`: four small blocks, for demo and tests)")
+    weights: str = Field("imagenet", description="`imagenet` (downloaded by torchvision), `none`, or the path of a state dict")
+    output_stride: Literal[8, 16] = Field(16, description="input pixels per feature cell")
+    epochs: Positive = Field(10, description="passes over the training photos")
+    batch_size: Positive = Field(16, description="photos per step")
+    crop_size: Annotated[int, Field(ge=32, le=2048)] = Field(448, description="side of the square training crop, pixels")
+    resize_long: tuple[Positive, Positive] = Field((320, 640), description="range the long side is drawn from before cropping, pixels")
+    flip: bool = Field(True, description="mirror half of the training photos")
+    color_jitter: Unit = Field(0.3, description="strength of brightness, contrast and saturation changes (hue: a third of it); 0: off")
+    lr: PositiveFloat = Field(0.01, description="learning rate of the backbone at the start")
+    head_lr: PositiveFloat = Field(0.1, description="learning rate of the heads at the start")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="SGD momentum")
+    weight_decay: NonNegative = Field(1e-4, description="SGD weight decay, on weights only")
+    poly_power: PositiveFloat = Field(0.9, description="power of the poly learning-rate schedule")
+    freeze_bn: bool = Field(True, description="keep batch norm at its pretrained statistics")
+    p_weight: NonNegative = Field(0.4, description="rca: weight of the classification loss of the first map P")
+    init_o_from_p: bool = Field(False, description="rca: the feature half of the O head starts as the P head, the context half at zero")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Cls":
+        if self.resize_long[0] > self.resize_long[1]:
+            raise ValueError(f"resize_long: {self.resize_long[0]} > {self.resize_long[1]}, expected [smallest, largest]")
+        return self
+
+
+class Memory(Section):
+    """The region memory: what is stored, contrasted and aggregated (method rca)."""
+
+    design: Literal["instance-ema", "fifo", "ring-ema"] = Field("instance-ema", description="one slot per (photo, tag), or `size` slots per class")
+    size: Positive = Field(500, description="slots per class (fifo, ring-ema)")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="share of the old entry kept when a slot is written again")
+    confidence: Unit = Field(0.3, description="a region is stored only if the tag's score exceeds this")
+    region_map: Literal["raw", "relu", "softmax"] = Field("raw", description="what of P is thresholded into a region")
+    region_threshold: Literal["mean", "max"] = Field("mean", description="above the spatial mean, or above region_theta x maximum")
+    region_theta: Unit = Field(0.3, description="share of the maximum (region_threshold max)")
+    contrast_weight: NonNegative = Field(0.01, description="weight of the semantic contrast; 0: off")
+    contrast_start: Natural = Field(2, description="first epoch (from 0) with the contrast")
+    temperature: PositiveFloat = Field(0.07, description="temperature of the contrast")
+    mixup_beta: NonNegative = Field(8.0, description="Beta parameter of the region mix-up; 0: off")
+    prototypes: Natural = Field(10, description="k-means prototypes per class for the aggregation; 0: no aggregation")
+    prototypes_start: Natural = Field(1, description="first epoch (from 0) with the aggregation")
+    kmeans_iterations: Positive = Field(30, description="most Lloyd iterations")
+    attention: Literal["cosine", "dot"] = Field("cosine", description="similarity of a pixel and a prototype")
+    attention_temperature: PositiveFloat = Field(0.07, description="temperature of the aggregation's softmax")
+
+
+class Cam(Section):
+    """CAM export."""
+
+    scales: Scales = Field((0.5, 1.0, 1.5, 2.0), description="sizes the network sees each photo at")
+    flip: bool = Field(True, description="also the mirrored photo")
+    stride: Annotated[int, Field(ge=1, le=16)] = Field(4, description="pixels per stored CAM cell")
+    head: Literal["o", "p"] = Field("o", description="which map is exported (rca); cam has only P")
+
+
+class Refine(Section):
+    """Propagation of CAMs before they become labels."""
+
+    method: Literal["none"] = Field("none", description="none: CAMs are used as exported")
+
+
+class Pseudo(Section):
+    """CAMs to pseudo labels."""
+
+    background: Literal["threshold", "power"] = Field("threshold", description="background score: a constant, or (1 - max)^bg_power")
+    bg_threshold: Unit = Field(0.3, description="constant background score")
+    bg_power: PositiveFloat = Field(4.0, description="exponent of (1 - max)")
+    crf: Literal["none", "seed", "irn"] = Field("seed", description="dense CRF at full size: constants of the PSA/RCA seed CRF or of IRN's label CRF")
+    crf_backend: Literal["auto", "pydensecrf"] = Field("auto", description="library that runs the CRF")
+    crf_iterations: Positive = Field(10, description="mean-field iterations")
+    confidence: Unit = Field(0.0, description="pixels whose best score is below this become ignore (255); 0: none")
+
+
+class Seg(Section):
+    """The segmentation network."""
+
+    backbone: Backbone = Field("resnet101", description="torchvision network, dilated")
+    weights: str = Field("imagenet", description="`imagenet`, `none`, or the path of a state dict")
+    output_stride: Literal[8, 16] = Field(8, description="input pixels per feature cell")
+    aspp_rates: tuple[Positive, ...] = Field((6, 12, 18, 24), description="dilation rates of the summed 3x3 convolutions")
+    epochs: Positive = Field(20, description="passes over the training photos")
+    batch_size: Positive = Field(10, description="photos per step")
+    crop_size: Annotated[int, Field(ge=32, le=2048)] = Field(321, description="side of the square training crop, pixels")
+    resize_scale: tuple[PositiveFloat, PositiveFloat] = Field((0.5, 1.5), description="range of the random scale before cropping")
+    flip: bool = Field(True, description="mirror half of the training photos")
+    color_jitter: Unit = Field(0.3, description="strength of colour changes; 0: off")
+    lr: PositiveFloat = Field(2.5e-4, description="learning rate of the backbone at the start")
+    head_lr: PositiveFloat = Field(2.5e-3, description="learning rate of the ASPP head at the start")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="SGD momentum")
+    weight_decay: NonNegative = Field(5e-4, description="SGD weight decay, on weights only")
+    poly_power: PositiveFloat = Field(0.9, description="power of the poly learning-rate schedule")
+    freeze_bn: bool = Field(True, description="keep batch norm at its pretrained statistics")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Seg":
+        if self.resize_scale[0] > self.resize_scale[1]:
+            raise ValueError(f"resize_scale: {self.resize_scale[0]} > {self.resize_scale[1]}, expected [smallest, largest]")
+        return self
+
+
+class Eval(Section):
+    """Scoring."""
+
+    scales: Scales = Field((0.75, 1.0, 1.25), description="sizes the segmentation network sees each photo at")
+    flip: bool = Field(True, description="also the mirrored photo")
+    threshold_step: Annotated[float, Field(ge=0.005, le=0.5)] = Field(0.02, description="step of the CAM threshold sweep over [0, 1]")
+
+
+class Runtime(Section):
+    """How, not what: recorded, never fingerprinted."""
+
+    device: str = Field("auto", description="auto (CUDA where there is one, else CPU), cpu, cuda, cuda:N")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast on a GPU that has it, else fp32")
+    workers: Annotated[int, Field(ge=-1)] = Field(-1, description="data-loading and pool processes; -1: as many as cores, at most 8")
+    log_every: Positive = Field(20, description="steps between two lines of log.jsonl")
+
+
+class Config(Section):
+    """All settings of a run."""
+
+    data: Data = Data()
+    cls: Cls = Cls()
+    memory: Memory = Memory()
+    cam: Cam = Cam()
+    refine: Refine = Refine()
+    pseudo: Pseudo = Pseudo()
+    seg: Seg = Seg()
+    eval: Eval = Eval()
+    runtime: Runtime = Runtime()
+    seed: Natural = Field(0, description="seed of everything random")
