@@ -1,0 +1,34 @@
+"""Multi-scale inference: many views of one photo become one set of maps."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rcatool.world import World
+
+
+def merge_views(view_maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """Average maps of several scales at `size`: each (1 or 2, C, h, w), the second being of the mirrored photo -> (C, H, W).
+
+    Scales count alike; float32.
+    """
+    total = None
+    for maps in view_maps:
+        if len(maps) == 2:
+            maps = torch.stack([maps[0], maps[1].flip(-1)])
+        resized = F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False).mean(dim=0)
+        total = resized if total is None else total + resized
+    assert total is not None, "no scale"
+    return total / len(view_maps)
+
+
+@torch.inference_mode()
+def infer_views(forward: Callable[[Tensor], Tensor], views: Sequence[Tensor], size: tuple[int, int], *, world: World) -> Tensor:
+    """Run `forward` on each view (1 or 2, 3, H_s, W_s) of a photo and merge its maps at `size`: (C, H, W) float32 on the device."""
+    maps = []
+    for view in views:
+        with world.autocast():
+            maps.append(forward(view.to(world.device, non_blocking=True, memory_format=torch.channels_last)))
+    return merge_views(maps, size)

@@ -1,0 +1,61 @@
+"""Training state on disk: tensors and plain values only, written atomically, read without executing pickles."""
+
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rcatool.errors import DataError
+from rcatool.files import atomic_save
+
+
+# What torch's restricted unpickler raises on a broken or foreign file; the odd ones come from flipped bytes.
+_BROKEN = (
+    OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError,
+    MemoryError, struct.error, pickle.UnpicklingError,
+)  # fmt: skip
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a dict of tensors and plain values to `path`, whole or not at all."""
+    atomic_save(path, lambda file: torch.save(state, file))
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a dict written by `save_state` (or any plain state dict) onto the CPU.
+
+    Raises `DataError` naming the file if it is missing, broken, or holds anything but tensors and plain values.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except _BROKEN as error:
+        raise DataError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from error
+    if not isinstance(state, dict):
+        raise DataError(f"{path}: holds {type(state).__name__}, expected a dict")
+    return state
+
+
+def save_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+    """Write what training needs to go on after `epoch` epochs."""
+    save_state(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch})
+
+
+def resume_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Fill model and optimizer from `path`, if it is there, and return the number of epochs they have seen.
+
+    Raises `DataError` if the file is broken or belongs to another training.
+    """
+    if not path.exists():
+        return 0
+    state = load_state(path)
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return int(state["epoch"])
+    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not a checkpoint of this training ({error})", hint="delete it, or run again with --force") from error

@@ -1,0 +1,150 @@
+"""torch data sets over manifest samples: photos with tags, photos with label maps, photos at several scales.
+
+Training items are drawn by (epoch, index) pairs, and each draws its own generator from (seed, epoch, index): what a
+photo looks like depends on neither the worker that made it nor on what came before.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from rcatool.data import transforms
+from rcatool.data.labels import read_image, read_mask
+from rcatool.data.manifest import Sample
+
+
+class EpochBatches:
+    """Batches of (epoch, index) in a shuffled order that depends on (seed, epoch) alone.
+
+    The last batch of an epoch may be smaller; nothing is dropped or repeated.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count).tolist()
+        for start in range(0, self.count, self.batch_size):
+            yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
+
+
+class ClsDataset(Dataset[tuple[Tensor, Tensor, int]]):
+    """Training photos with tags: (epoch, index) -> (image (3, S, S) float32, tags (C,) float32, index)."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        root: Path,
+        num_classes: int,
+        *,
+        crop_size: int,
+        resize_long: tuple[int, int],
+        flip: bool,
+        color_jitter: float,
+        seed: int,
+    ) -> None:
+        self.samples, self.root, self.num_classes = list(samples), root, num_classes
+        self.crop_size, self.resize_long, self.flip, self.color_jitter = crop_size, resize_long, flip, color_jitter
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+        epoch, index = key
+        sample = self.samples[index]
+        rng = np.random.default_rng([self.seed, epoch, index])
+        image = transforms.to_tensor(read_image(self.root / sample.image))
+        long = int(rng.integers(self.resize_long[0], self.resize_long[1] + 1))
+        size = transforms.scaled_size(*image.shape[-2:], long / max(image.shape[-2:]))
+        piece, _ = transforms.augment(
+            image, None, size=size, crop_size=self.crop_size, flip=self.flip, jitter=self.color_jitter, rng=rng
+        )
+        return piece, tag_vector(sample, self.num_classes), index
+
+
+class SegDataset(Dataset[tuple[Tensor, Tensor, int]]):
+    """Training photos with label maps: (epoch, index) -> (image (3, S, S) float32, label (S, S) int64 with 255, index)."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        root: Path,
+        labels: Path,
+        num_classes: int,
+        *,
+        crop_size: int,
+        resize_scale: tuple[float, float],
+        flip: bool,
+        color_jitter: float,
+        seed: int,
+    ) -> None:
+        self.samples, self.root, self.labels, self.num_classes = list(samples), root, labels, num_classes
+        self.crop_size, self.resize_scale, self.flip, self.color_jitter = crop_size, resize_scale, flip, color_jitter
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+        epoch, index = key
+        sample = self.samples[index]
+        rng = np.random.default_rng([self.seed, epoch, index])
+        image = transforms.to_tensor(read_image(self.root / sample.image))
+        label = read_mask(self.labels / f"{sample.id}.png", num_classes=self.num_classes, size=sample.size)
+        size = transforms.scaled_size(*image.shape[-2:], float(rng.uniform(*self.resize_scale)))
+        piece, target = transforms.augment(
+            image,
+            torch.from_numpy(np.array(label)),
+            size=size,
+            crop_size=self.crop_size,
+            flip=self.flip,
+            jitter=self.color_jitter,
+            rng=rng,
+        )
+        assert target is not None
+        return piece, target.long(), index
+
+
+class MultiScaleDataset(Dataset[tuple[int, list[Tensor]]]):
+    """Whole photos for inference: index -> (index, one image (1 or 2, 3, H_s, W_s) float32 per scale; the second is mirrored)."""
+
+    def __init__(self, samples: Sequence[Sample], root: Path, *, scales: Sequence[float], flip: bool) -> None:
+        self.samples, self.root, self.scales, self.flip = list(samples), root, tuple(scales), flip
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[int, list[Tensor]]:
+        image = transforms.to_tensor(read_image(self.root / self.samples[index].image))
+        views = []
+        for scale in self.scales:
+            view = transforms.normalise(transforms.resize(image, *transforms.scaled_size(*image.shape[-2:], scale)))
+            views.append(torch.stack([view, view.flip(-1)] if self.flip else [view]))
+        return index, views
+
+
+def tag_vector(sample: Sample, num_classes: int) -> Tensor:
+    """The image tags of a sample as a multi-hot float32 vector (C,)."""
+    tags = torch.zeros(num_classes)
+    tags[list(sample.classes)] = 1
+    return tags
+
+
+def train_loader(dataset: Dataset[Any], batches: EpochBatches, *, workers: int, pin: bool) -> DataLoader[Any]:
+    """A loader over `batches`; set `batches.epoch` before each pass."""
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin, persistent_workers=workers > 0)  # type: ignore[arg-type]
+
+
+def view_loader(dataset: MultiScaleDataset, *, workers: int) -> DataLoader[Any]:
+    """A loader of one photo at a time, in order."""
+    return DataLoader(dataset, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None)

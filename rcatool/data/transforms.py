@@ -1,0 +1,94 @@
+"""Augmentation of an image, alone or jointly with its label map; all randomness comes from the generator passed in."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as T
+
+from rcatool.data.labels import IGNORE
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """RGB uint8 (H, W, 3) -> uint8 (3, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
+
+
+def normalise(image: Tensor) -> Tensor:
+    """uint8 (3, H, W) -> float32, ImageNet mean and standard deviation."""
+    return T.normalize(T.to_dtype(image, torch.float32, scale=True), list(MEAN), list(STD))
+
+
+def resize(image: Tensor, height: int, width: int) -> Tensor:
+    """uint8 (3, H, W) -> uint8 (3, height, width), bilinear with antialiasing."""
+    if image.shape[-2:] == (height, width):
+        return image
+    return T.resize(image, [height, width], InterpolationMode.BILINEAR, antialias=True)
+
+
+def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """The size at `scale`, rounded, at least one pixel."""
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def color_jitter(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    """Random brightness, contrast and saturation (1 +- strength) and hue (+- strength / 3), in random order; uint8."""
+    if strength <= 0:
+        return image
+    factors = rng.uniform(1 - strength, 1 + strength, size=3)
+    hue = float(rng.uniform(-strength / 3, strength / 3))
+    changes = [
+        lambda x: T.adjust_brightness(x, float(factors[0])),
+        lambda x: T.adjust_contrast(x, float(factors[1])),
+        lambda x: T.adjust_saturation(x, float(factors[2])),
+        lambda x: T.adjust_hue(x, hue),
+    ]
+    for which in rng.permutation(4):
+        image = changes[which](image)
+    return image
+
+
+def crop_box(height: int, width: int, crop: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Random (top, left, pad_top, pad_left) of a square crop; a side shorter than the crop is padded at random instead."""
+
+    def place(side: int) -> tuple[int, int]:
+        offset = int(rng.integers(abs(side - crop) + 1))
+        return (offset, 0) if side >= crop else (0, offset)
+
+    (top, pad_top), (left, pad_left) = place(height), place(width)
+    return top, left, pad_top, pad_left
+
+
+def crop_and_pad(array: Tensor, crop: int, box: tuple[int, int, int, int], fill: float) -> Tensor:
+    """Cut the box of `crop_box` out of (..., H, W); what lies outside is `fill`."""
+    top, left, pad_top, pad_left = box
+    piece = array[..., top : top + crop, left : left + crop]
+    if piece.shape[-2:] == (crop, crop):
+        return piece.contiguous()
+    out = array.new_full((*array.shape[:-2], crop, crop), fill)
+    out[..., pad_top : pad_top + piece.shape[-2], pad_left : pad_left + piece.shape[-1]] = piece
+    return out
+
+
+def augment(
+    image: Tensor, label: Tensor | None, *, size: tuple[int, int], crop_size: int, flip: bool, jitter: float, rng: np.random.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """Resize to `size`, mirror, change colours, crop: image uint8 (3, H, W) -> float32 (3, S, S); label likewise.
+
+    label uint8 (H, W) moves with the image by nearest neighbour; what the crop adds is mean colour and ignore (255).
+    """
+    image = resize(image, *size)
+    mirror = flip and rng.random() < 0.5
+    box = crop_box(*size, crop_size, rng)
+    piece = image[..., box[0] : box[0] + crop_size, box[1] : box[1] + crop_size]
+    piece = crop_and_pad(normalise(color_jitter(piece, jitter, rng)), crop_size, (0, 0, *box[2:]), 0.0)
+    if label is not None:
+        label = T.resize(label[None], list(size), InterpolationMode.NEAREST_EXACT)[0]
+        label = crop_and_pad(label, crop_size, box, IGNORE)
+    if mirror:
+        piece = piece.flip(-1)
+        label = None if label is None else label.flip(-1)
+    return piece, label

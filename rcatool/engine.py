@@ -1,0 +1,88 @@
+"""One epoch of training, the same for both networks; the epoch loop and the loss are the stage's."""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rcatool.console import Bar
+from rcatool.errors import TrainingError
+from rcatool.optim import poly, set_lr
+from rcatool.world import World
+
+LossFn = Callable[[tuple[Tensor, Tensor, Tensor]], dict[str, Tensor]]
+
+
+class TrainLog:
+    """log.jsonl of a training step: one object per `every` steps with the mean of each loss since the last."""
+
+    def __init__(self, path: Path, *, every: int) -> None:
+        self.path, self.every = path, every
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, scalars: dict[str, Tensor]) -> bool:
+        """Take the losses of a step (detached, still on the device); returns whether a line is due."""
+        for name, value in scalars.items():
+            self._sums[name] = self._sums.get(name, value.new_zeros(())) + value
+        self._count += 1
+        return self._count >= self.every
+
+    def flush(self, **fields: Any) -> dict[str, float]:
+        """Write one line with the means and `fields`, and return the means."""
+        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        self.write(**fields, **means)
+        self._sums, self._count = {}, 0
+        return means
+
+    def write(self, **fields: Any) -> None:
+        """Append one object."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({key: round(v, 6) if isinstance(v, float) else v for key, v in fields.items()}) + "\n")
+
+
+def train_one_epoch(
+    model: nn.Module,
+    loss_fn: LossFn,
+    loader: Iterable[tuple[Tensor, Tensor, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    *,
+    schedule: tuple[int, int, float],
+    world: World,
+    log: TrainLog,
+    bar: Bar,
+) -> None:
+    """Train over `loader` once. `loss_fn` maps a batch on the device to named losses, `loss` being what is minimised.
+
+    schedule = (steps done before this epoch, steps in all, poly power). Raises `TrainingError` naming the step and the
+    terms when the loss stops being finite (looked at once per log line, so that the device is not waited for).
+    """
+    done, total, power = schedule
+    for step, batch in enumerate(loader, start=done):
+        set_lr(optimizer, poly(step, total, power))
+        images, targets, index = batch[0], *(part.to(world.device, non_blocking=True) for part in batch[1:])
+        images = images.to(world.device, non_blocking=True, memory_format=torch.channels_last)
+        with world.autocast():
+            losses = loss_fn((images, targets, index))
+        optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        optimizer.step()
+        last = step + 1 == done + len(loader)  # type: ignore[arg-type]
+        if log.add({name: value.detach() for name, value in losses.items()}) or last:
+            means = log.flush(step=step + 1, lr=optimizer.param_groups[0]["lr"], time=time.time())
+            _check_finite(means, step)
+            bar.advance(0, note=f"loss {means['loss']:.4f}")
+        bar.advance(len(images))
+
+
+def _check_finite(means: dict[str, float], step: int) -> None:
+    bad = [f"{name}={value}" for name, value in means.items() if value - value != 0]
+    if bad:
+        raise TrainingError(
+            f"the loss is not finite at step {step} ({', '.join(bad)})",
+            hint="lower the learning rates (cls.lr, cls.head_lr; seg.lr, seg.head_lr); training restarts from the last epoch",
+        )

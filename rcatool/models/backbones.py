@@ -1,0 +1,144 @@
+"""torchvision's classification networks made fully convolutional, at output stride 8 or 16."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module):
+    """A feature extractor: images (B, 3, H, W) float32, normalised, to features (B, D, ceil(H/s), ceil(W/s)), not negative.
+
+    `body` keeps torchvision's parameter names, so published state dicts load by name.
+    """
+
+    def __init__(self, body: nn.Module, out_channels: int, output_stride: int) -> None:
+        super().__init__()
+        self.body = body
+        self.out_channels = out_channels
+        self.output_stride = output_stride
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.body(images)
+        return features
+
+
+class _Features(nn.Module):
+    """A torchvision network whose `features` are all there is, with a last ReLU where the network has none inside."""
+
+    def __init__(self, features: nn.Module, *, last_relu: bool = False) -> None:
+        super().__init__()
+        self.features = features
+        self.last_relu = last_relu
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.features(images)
+        return torch.relu(features) if self.last_relu else features
+
+
+class _ResNetTrunk(nn.Module):
+    """The layers of a torchvision ResNet before its pooling, under their own names."""
+
+    def __init__(self, net: torchvision.models.ResNet) -> None:
+        super().__init__()
+        for name, layer in net.named_children():
+            if name not in ("avgpool", "fc"):
+                self.add_module(name, layer)
+
+    def forward(self, images: Tensor) -> Tensor:
+        for layer in self.children():
+            images = layer(images)
+        return images
+
+
+def _dilate(modules: Iterable[nn.Module], rate: int, *, unstride_at: int = 0) -> None:
+    """Set 3x3 convolutions to `rate`; with `unstride_at`, the first strided one becomes stride 1 at that (older) rate.
+
+    The convolution that lost its stride still reads the grid of its input; only those behind it have to skip.
+    """
+    for module in modules:
+        for conv in module.modules():
+            if not isinstance(conv, nn.Conv2d) or conv.kernel_size != (3, 3):
+                continue
+            here = rate
+            if unstride_at and conv.stride == (2, 2):
+                here, unstride_at, conv.stride = unstride_at, 0, (1, 1)
+            conv.dilation = conv.padding = (here, here)
+
+
+def _keep_borders(modules: Iterable[nn.Module]) -> None:
+    """Let pools of 2 keep an odd last row and column, so that sizes are ceil(H/s) as with strided convolutions."""
+    for module in modules:
+        if isinstance(module, nn.MaxPool2d | nn.AvgPool2d) and module.kernel_size == 2:
+            module.ceil_mode = True
+
+
+def _vgg16(output_stride: int) -> tuple[nn.Module, int]:
+    layers = list(torchvision.models.vgg16(weights=None).features)[:-1]  # without pool5
+    _keep_borders(layers)
+    if output_stride == 8:
+        layers[23] = nn.MaxPool2d(3, stride=1, padding=1)  # pool4
+        _dilate(layers[24:], 2)
+    return _Features(nn.Sequential(*layers)), 512
+
+
+def _resnet(build: Callable[..., torchvision.models.ResNet], output_stride: int) -> tuple[nn.Module, int]:
+    net = build(weights=None, replace_stride_with_dilation=[False, output_stride == 8, True])
+    return _ResNetTrunk(net), 2048
+
+
+def _mobilenet_v2(output_stride: int) -> tuple[nn.Module, int]:
+    features = torchvision.models.mobilenet_v2(weights=None).features
+    if output_stride == 8:
+        _dilate(features[7:14], 2, unstride_at=1)
+    rate = 16 // output_stride
+    _dilate(features[14:18], 2 * rate, unstride_at=rate)
+    return _Features(features), 1280
+
+
+def _densenet169(output_stride: int) -> tuple[nn.Module, int]:
+    features = torchvision.models.densenet169(weights=None).features
+    _keep_borders(features.modules())
+    features.transition3.pool = nn.Identity()
+    if output_stride == 8:
+        features.transition2.pool = nn.Identity()
+        _dilate([features.denseblock3], 2)
+    _dilate([features.denseblock4], 16 // output_stride * 2)
+    return _Features(features, last_relu=True), 1664
+
+
+def _tiny(output_stride: int) -> tuple[nn.Module, int]:
+    layers: list[nn.Module] = []
+    widths, strides = (3, 24, 48, 96, 96), (2, 2, 2, output_stride // 8)
+    for width_in, width_out, stride in zip(widths, widths[1:], strides, strict=False):
+        layers += [nn.Conv2d(width_in, width_out, 3, stride, 1, bias=False), nn.BatchNorm2d(width_out), nn.ReLU(inplace=True)]
+    return _Features(nn.Sequential(*layers)), 96
+
+
+_BUILDERS: dict[str, Callable[[int], tuple[nn.Module, int]]] = {
+    "vgg16": _vgg16,
+    "resnet50": lambda stride: _resnet(torchvision.models.resnet50, stride),
+    "resnet101": lambda stride: _resnet(torchvision.models.resnet101, stride),
+    "mobilenet_v2": _mobilenet_v2,
+    "densenet169": _densenet169,
+    "tiny": _tiny,
+}
+
+
+def build_backbone(name: str, *, output_stride: int) -> Backbone:
+    """Build a randomly initialised backbone by its setting's name, at output stride 8 or 16.
+
+    VGG16 at stride 8 follows the dilated layout of the WSSS literature (spec 2.2); ResNets dilate as torchvision does.
+    """
+    body, out_channels = _BUILDERS[name](output_stride)
+    return Backbone(body, out_channels, output_stride)
+
+
+def freeze_batch_norm(model: nn.Module) -> None:
+    """Put every batch norm of `model` in eval mode and take its affine parameters out of training."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+            for parameter in module.parameters():
+                parameter.requires_grad_(False)

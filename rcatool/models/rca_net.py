@@ -1,0 +1,76 @@
+"""The classification network: backbone, P head, aggregation over the memory's prototypes, O head."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from rcatool.models.backbones import Backbone
+from rcatool.models.region_memory import RegionMemory, aggregate
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Output of a forward pass: features F (B, D, h, w) and class maps P and O (B, C, h, w); O is None for the plain CAM."""
+
+    features: Tensor
+    p: Tensor
+    o: Tensor | None
+
+    @property
+    def final(self) -> Tensor:
+        """The map that seeds are made of: O, or P where there is no O."""
+        return self.p if self.o is None else self.o
+
+
+class RcaNet(nn.Module):
+    """F = backbone(I); P = 1x1(F); O = 1x1([context, F]) with context from the memory's prototypes (paper Fig. 2, spec 1.1).
+
+    Heads are 1x1 and free of bias, so that a class's score is exactly the mean of its map. Without a memory it is the
+    plain CAM network. `forward` has no side effect; with the aggregation off, or before there are prototypes, the
+    context is zero and O depends on F only.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        memory: RegionMemory | None = None,
+        *,
+        attention: Literal["cosine", "dot"] = "cosine",
+        attention_temperature: float = 0.07,
+        init_o_from_p: bool = False,
+    ) -> None:
+        super().__init__()
+        width = backbone.out_channels
+        self.backbone = backbone
+        self.memory = memory
+        self.attention: Literal["cosine", "dot"] = attention
+        self.attention_temperature = attention_temperature
+        self.p_head = nn.Conv2d(width, num_classes, 1, bias=False)
+        nn.init.normal_(self.p_head.weight, std=0.01)
+        self.o_head: nn.Conv2d | None = None
+        if memory is not None:
+            self.o_head = nn.Conv2d(2 * width, num_classes, 1, bias=False)
+            nn.init.normal_(self.o_head.weight, std=0.01)
+            if init_o_from_p:
+                with torch.no_grad():
+                    self.o_head.weight[:, :width] = 0
+                    self.o_head.weight[:, width:] = self.p_head.weight
+
+    def forward(self, images: Tensor) -> Maps:
+        """Images (B, 3, H, W) float32, normalised -> maps at the backbone's output stride."""
+        features = self.backbone(images)
+        p = self.p_head(features)
+        if self.o_head is None or self.memory is None:
+            return Maps(features, p, None)
+        context = aggregate(
+            features, self.memory.valid_prototypes, attention=self.attention, attention_temperature=self.attention_temperature
+        )
+        return Maps(features, p, self.o_head(torch.cat([context, features], dim=1)))
+
+    def heads(self) -> list[nn.Parameter]:
+        """The parameters that start from nothing and take the heads' learning rate."""
+        modules = [self.p_head] if self.o_head is None else [self.p_head, self.o_head]
+        return [parameter for module in modules for parameter in module.parameters()]

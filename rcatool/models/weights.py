@@ -1,0 +1,81 @@
+"""Pretrained backbone weights: by torchvision's name or from a file, strictly."""
+
+import re
+import urllib.error
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor
+
+from rcatool.checkpoint import load_state
+from rcatool.errors import DataError, SetupError
+from rcatool.models.backbones import Backbone
+
+# Parts of a classification network that a backbone does not have.
+_CLASSIFIER = ("classifier.", "fc.")
+# torchvision's own DenseNet file has `norm.1` where its network has `norm1`.
+_OLD_DENSE = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
+
+
+def load_weights(backbone: Backbone, name: str, weights: str) -> None:
+    """Fill `backbone` (built as `name`) with `weights`: `none` (left as it is), `imagenet`, or the path of a state dict.
+
+    A state dict has torchvision's parameter names, may be half precision and may hold the classifier, which is left
+    out. Raises `SetupError` if the download fails and `DataError` if the file does not fit, naming the differences.
+    """
+    if weights == "none":
+        return
+    state = _download(name) if weights == "imagenet" else _read(Path(weights))
+    expected = backbone.body.state_dict()
+    state = {_OLD_DENSE.sub(r"\1\2", key): value for key, value in state.items() if not key.startswith(_CLASSIFIER)}
+    _check(state, expected, weights)
+    backbone.body.load_state_dict({key: value.to(expected[key].dtype) for key, value in state.items()}, strict=False)
+
+
+def _check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], weights: str) -> None:
+    # num_batches_tracked plays no part in inference and is missing in converted files.
+    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in expected]
+    wrong = [f"{k} {tuple(state[k].shape)}, expected {tuple(expected[k].shape)}" for k in state if k in expected and state[k].shape != expected[k].shape]
+    for what, names in (("lack", missing), ("have unknown", unknown), ("have the wrong shape for", wrong)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise DataError(f"{weights}: these weights {what} {', '.join(names[:3])}{more}", hint="check that the file belongs to this backbone")
+    for key, value in state.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise DataError(f"{weights}: {key} holds numbers that are not finite")
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{path}: not a readable safetensors file ({error})") from error
+    state = load_state(path)
+    if not state or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+        raise DataError(f"{path}: not a state dict (names to tensors)")
+    return state
+
+
+def _download(name: str) -> Mapping[str, Tensor]:
+    if name == "tiny":
+        raise SetupError("there are no ImageNet weights for the backbone `tiny`", hint="--set cls.weights=none --set seg.weights=none")
+    entry = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+    try:
+        if not cached.exists():
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            digest = cached.stem.rsplit("-", 1)[1]  # the file's name ends in the start of its hash
+            torch.hub.download_url_to_file(entry.url, str(cached), hash_prefix=digest, progress=False)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        raise SetupError(
+            f"the ImageNet weights of {name} could not be downloaded ({error})",
+            hint=f"put {entry.url} at {cached}, or name a file: --set cls.weights=PATH (seg.weights=PATH)",
+        ) from error
+    return _read(cached)  # not torchvision's own reader, which would execute a pickle

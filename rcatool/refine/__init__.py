@@ -1,0 +1,1 @@
+"""Refinement: from coarse maps to maps that follow the photo's edges."""

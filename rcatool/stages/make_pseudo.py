@@ -1,0 +1,126 @@
+"""CAMs and pseudo labels of the training photos (and of the tune photos, to choose settings on).
+
+train-cls/final.pt -> make-pseudo/cams/<id>.npz -> make-pseudo/labels/<id>.png. Reads photos and tags, never a mask. Both
+steps go photo by photo and skip what is already there.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rcatool import console
+from rcatool.cam_inference import infer_views
+from rcatool.cams import cam_size, normalise, save_cam
+from rcatool.config import Config
+from rcatool.data.datasets import MultiScaleDataset, view_loader
+from rcatool.data.manifest import Sample, check_images, split
+from rcatool.errors import DataError
+from rcatool.models.rca_net import Maps, RcaNet
+from rcatool.pool import parallel_map, worker_count
+from rcatool.pseudo import LabelJob, LabelRule, make_label
+from rcatool.refine.crf import crf_params, require_backend
+from rcatool.run import Run
+from rcatool.stages.networks import load_cls, read_data
+from rcatool.world import World, make_world
+
+
+def main(run: Run, config: Config, *, force: bool = False) -> None:
+    """Export CAMs, then make labels of them; each step only if it is not current."""
+    if config.pseudo.crf != "none":
+        require_backend(config.pseudo.crf_backend)  # before hours of CAMs, not after
+    run.require("train-cls", config)
+    export_cams(run, config, force=force)
+    make_labels(run, config, force=force)
+
+
+def export_cams(run: Run, config: Config, *, force: bool) -> None:
+    """Write make-pseudo/cams: for each photo the maps of its tags, over scales and mirror images, normalised."""
+    step = run.begin("make-pseudo/cams", config, force=force)
+    if step is None:
+        return
+    world = make_world(device=config.runtime.device, precision=config.runtime.precision)
+    samples, root = _tagged(run, config)
+    model = load_cls(run, config, world)
+    todo = [sample for sample in samples if not (step.path / f"{sample.id}.npz").exists()]
+    _say("CAMs", len(samples), len(todo))
+    dataset = MultiScaleDataset(todo, root, scales=config.cam.scales, flip=config.cam.flip)
+    loader = view_loader(dataset, workers=min(2, worker_count(config.runtime.workers)))
+    with console.progress("make-pseudo CAMs", total=len(samples)) as bar:
+        bar.advance(len(samples) - len(todo))
+        for index, views in loader:
+            sample = todo[index]
+            keys, cam = photo_cam(_forward(model, config.cam.head, sample), views, sample, stride=config.cam.stride, world=world)
+            save_cam(step.path / f"{sample.id}.npz", keys, cam, sample.size)
+            bar.advance(1)
+    run.commit(step, {"device": str(world.device), "peak_memory_mib": world.peak_memory_mib(), "photos": len(samples)})
+
+
+def make_labels(run: Run, config: Config, *, force: bool) -> None:
+    """Write make-pseudo/labels: background score, dense CRF and label rule, one photo per process at a time."""
+    step = run.begin("make-pseudo/labels", config, force=force)
+    if step is None:
+        return
+    samples, root = _tagged(run, config)
+    cams = run.dir("make-pseudo/cams")
+    jobs = [LabelJob(root / s.image, cams / f"{s.id}.npz", step.path / f"{s.id}.png", s.size) for s in samples]
+    todo = [job for job in jobs if not job.label.exists()]
+    _say("pseudo labels", len(jobs), len(todo))
+    work = partial(make_label, rule=label_rule(config))
+    with console.progress("make-pseudo labels", total=len(jobs)) as bar:
+        bar.advance(len(jobs) - len(todo))
+        for _ in parallel_map(work, todo, workers=worker_count(config.runtime.workers), bar=bar.advance):
+            pass
+    run.commit(step, {"photos": len(jobs)})
+
+
+def label_rule(config: Config) -> LabelRule:
+    """The `pseudo` settings as a rule."""
+    settings = config.pseudo
+    return LabelRule(
+        background=settings.background,
+        bg_threshold=settings.bg_threshold,
+        bg_power=settings.bg_power,
+        crf=settings.crf,
+        crf_params=None if settings.crf == "none" else crf_params(settings.crf, settings.crf_iterations),
+        confidence=settings.confidence,
+    )
+
+
+def photo_cam(
+    forward: Callable[[Tensor], Tensor], views: Sequence[Tensor], sample: Sample, *, stride: int, world: World
+) -> tuple[np.ndarray, np.ndarray]:
+    """CAM of one photo: keys (K,) its classes, ascending; cam (K, ceil(H / stride), ceil(W / stride)) float32 in [0, 1]."""
+    merged = infer_views(forward, views, cam_size(*sample.size, stride), world=world).cpu().numpy()
+    if not np.isfinite(merged).all():
+        raise DataError(f"{sample.image}: its CAM is not finite", hint="train again: rca train-cls --force, with a lower cls.lr")
+    return np.asarray(sample.classes), normalise(merged)
+
+
+def _forward(model: RcaNet, head: str, sample: Sample) -> Callable[[Tensor], Tensor]:
+    """Images -> positive part of the exported map, of the sample's classes only."""
+    keys = torch.as_tensor(sample.classes, dtype=torch.long)
+
+    def forward(images: Tensor) -> Tensor:
+        maps: Maps = model(images)
+        chosen = maps.p if head == "p" else maps.final
+        return chosen[:, keys.to(chosen.device)].relu()
+
+    return forward
+
+
+def _tagged(run: Run, config: Config) -> tuple[list[Sample], Path]:
+    """The train and tune photos that have tags, checked to be there, and the folder they are relative to."""
+    _, samples = read_data(run)
+    tagged = [sample for sample in split(samples, "train") + split(samples, "tune") if sample.classes]
+    root = Path(config.data.root)
+    check_images(tagged, root)
+    return tagged, root
+
+
+def _say(what: str, total: int, todo: int) -> None:
+    done = f", {total - todo} are there already" if todo < total else ""
+    console.log(f"make-pseudo: {what} of {total} photos{done}")

@@ -1,0 +1,92 @@
+"""The networks that a config describes: built for training, or loaded from a run's checkpoints.
+
+Settings become keyword arguments here, so that the stages that train a network and those that use it cannot differ.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from rcatool.checkpoint import load_state
+from rcatool.config import Config
+from rcatool.data.datasets import tag_vector
+from rcatool.data.labels import ClassInfo, read_classes
+from rcatool.data.manifest import Sample, read_manifest, split
+from rcatool.errors import DataError
+from rcatool.models.backbones import build_backbone
+from rcatool.models.deeplab import DeepLab
+from rcatool.models.rca_net import RcaNet
+from rcatool.models.region_memory import build_memory
+from rcatool.models.weights import load_weights
+from rcatool.run import Run
+from rcatool.world import World
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def cls_network(config: Config, tags: Tensor, *, pretrained: bool) -> RcaNet:
+    """The classification network for training photos with tags (n, C) bool; `pretrained` loads the backbone's weights."""
+    backbone = build_backbone(config.cls.backbone, output_stride=config.cls.output_stride)
+    if pretrained:
+        load_weights(backbone, config.cls.backbone, config.cls.weights)
+    settings, memory = config.memory, None
+    if config.cls.method == "rca":
+        memory = build_memory(
+            tags, backbone.out_channels, design=settings.design, size=settings.size, prototypes=settings.prototypes
+        )
+    return RcaNet(
+        backbone,
+        tags.shape[1],
+        memory,
+        attention=settings.attention,
+        attention_temperature=settings.attention_temperature,
+        init_o_from_p=config.cls.init_o_from_p,
+    )
+
+
+def seg_network(config: Config, num_classes: int, *, pretrained: bool) -> DeepLab:
+    """The segmentation network; `pretrained` loads the backbone's weights."""
+    backbone = build_backbone(config.seg.backbone, output_stride=config.seg.output_stride)
+    if pretrained:
+        load_weights(backbone, config.seg.backbone, config.seg.weights)
+    return DeepLab(backbone, num_classes, aspp_rates=config.seg.aspp_rates)
+
+
+def load_cls(run: Run, config: Config, world: World) -> RcaNet:
+    """The trained classification network of a run, in eval mode on the device."""
+    classes, samples = read_data(run)
+    model = cls_network(config, tag_matrix(split(samples, "train"), classes.num_classes), pretrained=False)
+    return _load(model, run.dir("train-cls") / "final.pt", classes, "rca train-cls --force", world)
+
+
+def load_seg(run: Run, config: Config, world: World) -> DeepLab:
+    """The trained segmentation network of a run, in eval mode on the device."""
+    classes, _ = read_data(run)
+    model = seg_network(config, classes.num_classes, pretrained=False)
+    return _load(model, run.dir("train-seg") / "final.pt", classes, "rca train-seg --force", world)
+
+
+def read_data(run: Run) -> tuple[ClassInfo, list[Sample]]:
+    """Classes and manifest of a prepared run."""
+    classes = read_classes(run.dir("prepare") / "classes.json")
+    return classes, read_manifest(run.dir("prepare") / "manifest.jsonl", num_classes=classes.num_classes)
+
+
+def tag_matrix(samples: Sequence[Sample], num_classes: int) -> Tensor:
+    """The tags of samples as (n, C) bool."""
+    return torch.stack([tag_vector(sample, num_classes) for sample in samples]) > 0
+
+
+def _load(model: M, path: Path, classes: ClassInfo, hint: str, world: World) -> M:
+    state = load_state(path)
+    if state.get("classes") != list(classes.names):
+        raise DataError(f"{path}: trained for other classes than this data set has", hint=hint)
+    try:
+        model.load_state_dict(state["model"])
+    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise DataError(f"{path}: does not fit the network of the settings ({first})", hint=hint) from error
+    return world.place(model).eval()

@@ -1,0 +1,209 @@
+"""Stage 1: train the classification network, with the region memory (rca) or without (cam).
+
+prepare/manifest.jsonl -> train-cls/final.pt. Reads photos and tags of the train split, never a mask.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rcatool import console
+from rcatool.checkpoint import resume_training, save_state, save_training
+from rcatool.config import Config
+from rcatool.data.datasets import ClsDataset, EpochBatches, MultiScaleDataset, train_loader, view_loader
+from rcatool.data.manifest import Sample, check_images, split
+from rcatool.engine import TrainLog, train_one_epoch
+from rcatool.errors import DataError
+from rcatool.metrics import mean_average_precision
+from rcatool.models.backbones import freeze_batch_norm
+from rcatool.models.rca_net import RcaNet
+from rcatool.models.region_memory import Regions, mix_regions, pool_regions, region_contrast, region_masks
+from rcatool.optim import sgd
+from rcatool.pool import worker_count
+from rcatool.run import Run
+from rcatool.stages.networks import cls_network, read_data, tag_matrix
+from rcatool.world import World, make_world
+
+# Streams of random numbers that must not coincide: numbers are drawn from (seed, epoch, stream).
+MIXUP_STREAM = 1
+
+
+@dataclass
+class Training:
+    """What a training epoch needs, and what a checkpoint holds."""
+
+    model: RcaNet
+    optimizer: torch.optim.Optimizer
+    config: Config
+    world: World
+
+
+def main(run: Run, config: Config, *, force: bool = False) -> None:
+    """Train and write train-cls/final.pt, resuming from the last finished epoch; nothing to do if it is current."""
+    step = run.begin("train-cls", config, force=force)
+    if step is None:
+        return
+    world = make_world(device=config.runtime.device, precision=config.runtime.precision)
+    classes, samples = read_data(run)
+    train, held_out = split(samples, "train"), _held_out(samples)
+    root = Path(config.data.root)
+    check_images(train + held_out, root)
+    training = _build(config, train, classes.num_classes, world)
+    start = resume_training(step.path / "last.pt", training.model, training.optimizer)
+    console.log(_headline(config, train, start, world))
+    batches = EpochBatches(len(train), config.cls.batch_size, config.seed)
+    loader = train_loader(
+        _dataset(config, train, root, classes.num_classes),
+        batches,
+        workers=worker_count(config.runtime.workers),
+        pin=world.device.type == "cuda",
+    )
+    log = TrainLog(step.path / "log.jsonl", every=config.runtime.log_every)
+    val_map = None
+    for epoch in range(start, config.cls.epochs):
+        batches.epoch = epoch
+        _train_epoch(training, loader, epoch, log)
+        val_map = validate(training.model, held_out, root, classes.num_classes, config=config, world=world)
+        _log_epoch(training, log, epoch, val_map)
+        save_training(step.path / "last.pt", training.model, training.optimizer, epoch + 1)
+    final = {"model": training.model.state_dict(), "classes": list(classes.names), "fingerprint": step.fingerprint}
+    save_state(step.path / "final.pt", final)
+    run.commit(step, {"device": str(world.device), "peak_memory_mib": world.peak_memory_mib(), "val_map": val_map})
+    (step.path / "last.pt").unlink(missing_ok=True)
+
+
+def _build(config: Config, train: Sequence[Sample], num_classes: int, world: World) -> Training:
+    if not train:
+        raise DataError("the data set has no training photos", hint="rca prepare ... with a list that has some")
+    torch.manual_seed(config.seed)  # the heads' initial values; nothing else in training draws from this generator
+    model = world.place(cls_network(config, tag_matrix(train, num_classes), pretrained=True))
+    if config.cls.freeze_bn:
+        freeze_batch_norm(model)
+    optimizer = sgd(
+        model,
+        model.heads(),
+        lr=config.cls.lr,
+        head_lr=config.cls.head_lr,
+        momentum=config.cls.momentum,
+        weight_decay=config.cls.weight_decay,
+    )
+    return Training(model, optimizer, config, world)
+
+
+def _held_out(samples: Sequence[Sample]) -> list[Sample]:
+    """Tagged photos to measure the classifier on: tune where there is one, else val."""
+    tune = split(samples, "tune")
+    return [sample for sample in (tune or split(samples, "val")) if sample.classes]
+
+
+def _dataset(config: Config, train: Sequence[Sample], root: Path, num_classes: int) -> ClsDataset:
+    return ClsDataset(
+        train,
+        root,
+        num_classes,
+        crop_size=config.cls.crop_size,
+        resize_long=config.cls.resize_long,
+        flip=config.cls.flip,
+        color_jitter=config.cls.color_jitter,
+        seed=config.seed,
+    )
+
+
+def _train_epoch(training: Training, loader: Any, epoch: int, log: TrainLog) -> None:
+    config, model = training.config, training.model
+    settings = config.memory
+    model.train()
+    if config.cls.freeze_bn:
+        freeze_batch_norm(model)
+    if model.memory is not None and settings.prototypes and epoch >= settings.prototypes_start:
+        model.memory.refresh_prototypes(seed=_seed(config.seed, epoch), iterations=settings.kmeans_iterations)
+    generator = torch.Generator().manual_seed(_seed(config.seed, epoch, MIXUP_STREAM))
+    contrast = settings.contrast_weight > 0 and epoch >= settings.contrast_start
+
+    def loss_fn(batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+        return rca_loss(model, batch, config, contrast=contrast, generator=generator)
+
+    schedule = (epoch * len(loader), config.cls.epochs * len(loader), config.cls.poly_power)
+    with console.progress(f"train-cls epoch {epoch + 1}/{config.cls.epochs}", total=len(loader.dataset)) as bar:
+        train_one_epoch(model, loss_fn, loader, training.optimizer, schedule=schedule, world=training.world, log=log, bar=bar)
+
+
+def rca_loss(
+    model: RcaNet, batch: tuple[Tensor, Tensor, Tensor], config: Config, *, contrast: bool, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """The total loss (spec 1.7) of images (B, 3, S, S), tags (B, C), photo indices (B,), and the memory update.
+
+    Main term on O, p_weight x the same on P, contrast_weight x the semantic contrast; the plain CAM has P alone. The
+    memory is written after the contrast has been computed against it.
+    """
+    images, tags, photo = batch
+    maps = model(images)
+    o_score = maps.final.float().mean(dim=(2, 3))
+    losses = {"loss_o": F.multilabel_soft_margin_loss(o_score, tags)}
+    if model.memory is None:
+        return {"loss": losses["loss_o"]}
+    losses["loss_p"] = F.multilabel_soft_margin_loss(maps.p.float().mean(dim=(2, 3)), tags)
+    total = losses["loss_o"] + config.cls.p_weight * losses["loss_p"]
+    regions = _regions(maps.features.float(), maps.p.float(), tags, config)
+    if contrast:
+        bank, bank_cls = model.memory.valid_entries
+        mixed = mix_regions(regions, mixup_beta=config.memory.mixup_beta, generator=generator)
+        losses["loss_contrast"] = region_contrast(mixed, bank, bank_cls, temperature=config.memory.temperature)
+        total = total + config.memory.contrast_weight * losses["loss_contrast"]
+    settings = config.memory
+    model.memory.update(
+        regions, photo, o_score.sigmoid(), design=settings.design, momentum=settings.momentum, confidence=settings.confidence
+    )
+    return {"loss": total, **losses}
+
+
+def _regions(features: Tensor, p: Tensor, tags: Tensor, config: Config) -> Regions:
+    settings = config.memory
+    masks = region_masks(
+        p, region_map=settings.region_map, region_threshold=settings.region_threshold, region_theta=settings.region_theta
+    )
+    return pool_regions(features, masks, tags)
+
+
+@torch.inference_mode()
+def validate(model: RcaNet, samples: Sequence[Sample], root: Path, num_classes: int, *, config: Config, world: World) -> float | None:
+    """mAP of the tags of held-out photos, at their own size, from the final map's score; None without tagged photos."""
+    if not samples:
+        return None
+    model.eval()
+    dataset = MultiScaleDataset(samples, root, scales=(1.0,), flip=False)
+    score = np.zeros((len(samples), num_classes), np.float32)
+    with console.progress("train-cls validation", total=len(samples)) as bar:
+        for index, views in view_loader(dataset, workers=min(2, worker_count(config.runtime.workers))):
+            with world.autocast():
+                maps = model(views[0].to(world.device, memory_format=torch.channels_last))
+            score[index] = maps.final.float().mean(dim=(0, 2, 3)).cpu().numpy()
+            bar.advance(1)
+    return mean_average_precision(score, tag_matrix(samples, num_classes).numpy())
+
+
+def _log_epoch(training: Training, log: TrainLog, epoch: int, val_map: float | None) -> None:
+    fields: dict[str, Any] = {"epoch": epoch + 1, "val_map": val_map}
+    memory = training.model.memory
+    if memory is not None:
+        fields["memory_fill"] = float((memory.visits > 0).float().mean())
+        fields["prototypes"] = int(memory.prototype_valid.sum())
+    log.write(**fields)
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in fields.items() if isinstance(value, float))
+    console.log(f"train-cls: epoch {epoch + 1}/{training.config.cls.epochs} done{', ' + shown if shown else ''}")
+
+
+def _seed(*parts: int) -> int:
+    """One 63-bit seed from several numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _headline(config: Config, train: Sequence[Sample], start: int, world: World) -> str:
+    resumed = f", resuming after epoch {start}" if start else ""
+    return f"train-cls: {config.cls.method}, {config.cls.backbone}, {len(train)} photos, {config.cls.epochs} epochs on {world.device}{resumed}"

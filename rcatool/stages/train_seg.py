@@ -1,0 +1,109 @@
+"""Stage 3: train the segmentation network on the pseudo labels.
+
+make-pseudo/labels/<id>.png -> train-seg/final.pt. Reads photos and pseudo labels of the train split, never a mask.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rcatool import console
+from rcatool.checkpoint import resume_training, save_state, save_training
+from rcatool.config import Config
+from rcatool.data.datasets import EpochBatches, SegDataset, train_loader
+from rcatool.data.labels import IGNORE
+from rcatool.data.manifest import Sample, check_images, split
+from rcatool.engine import TrainLog, train_one_epoch
+from rcatool.models.backbones import freeze_batch_norm
+from rcatool.models.deeplab import DeepLab
+from rcatool.optim import sgd
+from rcatool.pool import worker_count
+from rcatool.run import Run
+from rcatool.stages.networks import read_data, seg_network
+from rcatool.world import make_world
+
+
+def main(run: Run, config: Config, *, force: bool = False) -> None:
+    """Train and write train-seg/final.pt, resuming from the last finished epoch; nothing to do if it is current."""
+    step = run.begin("train-seg", config, force=force)
+    if step is None:
+        return
+    world = make_world(device=config.runtime.device, precision=config.runtime.precision)
+    classes, samples = read_data(run)
+    train = [sample for sample in split(samples, "train") if sample.classes]
+    root = Path(config.data.root)
+    check_images(train, root)
+    torch.manual_seed(config.seed)  # the head's initial values; nothing else in training draws from this generator
+    model = world.place(seg_network(config, classes.num_classes, pretrained=True))
+    optimizer = _optimizer(model, config)
+    start = resume_training(step.path / "last.pt", model, optimizer)
+    resumed = f", resuming after epoch {start}" if start else ""
+    console.log(f"train-seg: {config.seg.backbone}, {len(train)} photos, {config.seg.epochs} epochs on {world.device}{resumed}")
+    batches = EpochBatches(len(train), config.seg.batch_size, config.seed)
+    dataset = _dataset(config, train, root, run.dir("make-pseudo/labels"), classes.num_classes)
+    loader = train_loader(dataset, batches, workers=worker_count(config.runtime.workers), pin=world.device.type == "cuda")
+    log = TrainLog(step.path / "log.jsonl", every=config.runtime.log_every)
+    for epoch in range(start, config.seg.epochs):
+        batches.epoch = epoch
+        model.train()
+        if config.seg.freeze_bn:
+            freeze_batch_norm(model)
+        schedule = (epoch * len(batches), config.seg.epochs * len(batches), config.seg.poly_power)
+        with console.progress(f"train-seg epoch {epoch + 1}/{config.seg.epochs}", total=len(train)) as bar:
+            loss_fn = _loss_fn(model)
+            train_one_epoch(model, loss_fn, loader, optimizer, schedule=schedule, world=world, log=log, bar=bar)
+        save_training(step.path / "last.pt", model, optimizer, epoch + 1)
+    final = {"model": model.state_dict(), "classes": list(classes.names), "fingerprint": step.fingerprint}
+    save_state(step.path / "final.pt", final)
+    run.commit(step, {"device": str(world.device), "peak_memory_mib": world.peak_memory_mib()})
+    (step.path / "last.pt").unlink(missing_ok=True)
+
+
+def seg_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """Cross-entropy of logits (B, C + 1, h, w), upsampled, with labels (B, H, W): mean over pixels that are not 255.
+
+    A batch that is all ignore gives 0, not nan.
+    """
+    full = F.interpolate(logits.float(), size=label.shape[-2:], mode="bilinear", align_corners=False)
+    total = F.cross_entropy(full, label, ignore_index=IGNORE, reduction="sum")
+    return total / (label != IGNORE).sum().clamp(min=1)
+
+
+def _loss_fn(model: DeepLab) -> Any:
+    def loss_fn(batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+        images, label, _ = batch
+        return {"loss": seg_loss(model(images), label)}
+
+    return loss_fn
+
+
+def _optimizer(model: DeepLab, config: Config) -> torch.optim.SGD:
+    if config.seg.freeze_bn:
+        freeze_batch_norm(model)
+    settings = config.seg
+    return sgd(
+        model,
+        model.heads(),
+        lr=settings.lr,
+        head_lr=settings.head_lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def _dataset(config: Config, train: Sequence[Sample], root: Path, labels: Path, num_classes: int) -> SegDataset:
+    return SegDataset(
+        train,
+        root,
+        labels,
+        num_classes,
+        crop_size=config.seg.crop_size,
+        resize_scale=config.seg.resize_scale,
+        flip=config.seg.flip,
+        color_jitter=config.seg.color_jitter,
+        seed=config.seed,
+    )

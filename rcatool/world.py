@@ -1,0 +1,58 @@
+"""Where the arithmetic runs: one device and its precision, passed explicitly to whoever computes."""
+
+import contextlib
+import resource
+import sys
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from rcatool.errors import SetupError
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class World:
+    """A device and the dtype of its autocast (None: float32 throughout)."""
+
+    device: torch.device
+    autocast_dtype: torch.dtype | None
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """The context that forward passes run in."""
+        if self.autocast_dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast_dtype)
+
+    def place(self, model: M) -> M:
+        """Move a network to the device, its weights in the layout that convolutions are fastest in (a third, on a CPU)."""
+        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def peak_memory_mib(self) -> int:
+        """Most memory used so far in MiB: of the device on CUDA, else of this process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) // 2**20
+        unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
+
+
+def make_world(*, device: str, precision: str) -> World:
+    """Resolve `runtime.device` and `runtime.precision`; raises `SetupError` for a device that is not there.
+
+    bf16 needs no loss scaling, hence `auto` takes it wherever the GPU computes it natively (capability 8 and up).
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise SetupError(f"runtime.device: {device!r} is not a device", hint="--device auto, cpu, cuda or cuda:N") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise SetupError(f"runtime.device: {device!r} is not supported", hint="--device auto, cpu, cuda or cuda:N")
+    if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
+        raise SetupError(f"runtime.device: no CUDA device {device!r} on this machine", hint="--device cpu, or see `rca doctor`")
+    bf16 = precision == "bf16" or (precision == "auto" and chosen.type == "cuda" and torch.cuda.get_device_capability(chosen)[0] >= 8)
+    return World(chosen, torch.bfloat16 if bf16 else None)
