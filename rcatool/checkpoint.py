@@ -2,6 +2,7 @@
 
 import pickle
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,21 @@ def load_state(path: Path) -> dict[str, Any]:
     Raises `DataError` naming the file if it is missing, broken, or holds anything but tensors and plain values.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files of other programs, which are read or refused all the same
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except _BROKEN as error:
-        raise DataError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from error
+        raise DataError(f"{path}: not a readable checkpoint ({_first_line(error)})") from error
     if not isinstance(state, dict):
         raise DataError(f"{path}: holds {type(state).__name__}, expected a dict")
     return state
+
+
+def _first_line(error: BaseException) -> str:
+    """What torch says, without the explanations for programmers that follow."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def save_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
@@ -52,10 +60,13 @@ def resume_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     """
     if not path.exists():
         return 0
-    state = load_state(path)
+    hint = "delete it, or run again with --force"
     try:
+        state = load_state(path)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         return int(state["epoch"])
+    except DataError as error:
+        raise DataError(error.message, hint) from error
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a checkpoint of this training ({error})", hint="delete it, or run again with --force") from error
+        raise DataError(f"{path}: not a checkpoint of this training ({_first_line(error)})", hint) from error

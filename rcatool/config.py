@@ -10,12 +10,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Backbone = Literal["vgg16", "resnet50", "resnet101", "mobilenet_v2", "densenet169", "tiny"]
-Positive = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+# Upper bounds keep numbers within what C code and single precision can hold.
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+Natural = Annotated[int, Field(ge=0, lt=2**31)]
+PositiveFloat = Annotated[float, Field(gt=0, le=1e9)]
+NonNegative = Annotated[float, Field(ge=0, le=1e9)]
 Unit = Annotated[float, Field(ge=0, le=1)]
-Scales = Annotated[tuple[Annotated[float, Field(gt=0, le=8)], ...], Field(min_length=1, max_length=16)]
+Scale = Annotated[float, Field(gt=0, le=8)]
+Scales = Annotated[tuple[Scale, ...], Field(min_length=1, max_length=16)]
 
 
 class Section(BaseModel):
@@ -125,11 +127,11 @@ class Seg(Section):
     backbone: Backbone = Field("resnet101", description="torchvision network, dilated")
     weights: str = Field("imagenet", description="`imagenet`, `none`, or the path of a state dict")
     output_stride: Literal[8, 16] = Field(8, description="input pixels per feature cell")
-    aspp_rates: tuple[Positive, ...] = Field((6, 12, 18, 24), description="dilation rates of the summed 3x3 convolutions")
+    aspp_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field((6, 12, 18, 24), description="dilation rates of the summed 3x3 convolutions")
     epochs: Positive = Field(20, description="passes over the training photos")
     batch_size: Positive = Field(10, description="photos per step")
     crop_size: Annotated[int, Field(ge=32, le=2048)] = Field(321, description="side of the square training crop, pixels")
-    resize_scale: tuple[PositiveFloat, PositiveFloat] = Field((0.5, 1.5), description="range of the random scale before cropping")
+    resize_scale: tuple[Scale, Scale] = Field((0.5, 1.5), description="range of the random scale before cropping")
     flip: bool = Field(True, description="mirror half of the training photos")
     color_jitter: Unit = Field(0.3, description="strength of colour changes; 0: off")
     lr: PositiveFloat = Field(2.5e-4, description="learning rate of the backbone at the start")

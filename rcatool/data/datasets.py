@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from rcatool.data import transforms
 from rcatool.data.labels import read_image, read_mask
 from rcatool.data.manifest import Sample
+from rcatool.errors import RcaError
 
 
 class EpochBatches:
@@ -140,11 +141,46 @@ def tag_vector(sample: Sample, num_classes: int) -> Tensor:
     return tags
 
 
-def train_loader(dataset: Dataset[Any], batches: EpochBatches, *, workers: int, pin: bool) -> DataLoader[Any]:
+class _ErrorsAsItems(Dataset[Any]):
+    """A data set that returns our errors instead of raising them."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.dataset[key]
+        except RcaError as error:
+            return error
+
+
+def _collate(items: list[Any]) -> Any:
+    return next((item for item in items if isinstance(item, RcaError)), None) or default_collate(items)
+
+
+class Loader(DataLoader[Any]):
+    """A DataLoader that raises our errors as they are; torch would put a worker's whole traceback into the message."""
+
+    def __init__(self, dataset: Dataset[Any], **options: Any) -> None:
+        super().__init__(_ErrorsAsItems(dataset), **options)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, RcaError):
+                raise batch
+            yield batch
+
+
+def train_loader(dataset: Dataset[Any], batches: EpochBatches, *, workers: int, pin: bool) -> Loader:
     """A loader over `batches`; set `batches.epoch` before each pass."""
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin, persistent_workers=workers > 0)  # type: ignore[arg-type]
+    return Loader(
+        dataset, batch_sampler=batches, collate_fn=_collate, num_workers=workers, pin_memory=pin, persistent_workers=workers > 0
+    )
 
 
-def view_loader(dataset: MultiScaleDataset, *, workers: int) -> DataLoader[Any]:
+def view_loader(dataset: MultiScaleDataset, *, workers: int) -> Loader:
     """A loader of one photo at a time, in order."""
-    return DataLoader(dataset, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None)
+    return Loader(dataset, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None)

@@ -30,14 +30,11 @@ def find(root: Path, *, images: str, tags: str, masks: str = "", val_fraction: f
     All three are relative to `root` or absolute; photos and masks must be below `root`. Looks at names only. ConfigError
     for a folder that is not there, DataError (with the CSV's line) for rows that cannot be used.
     """
-    folder, mask_folder = _folder(root, images, "data.images"), _folder(root, masks, "data.masks") if masks else None
-    if mask_folder == folder:
-        raise ConfigError(f"data.masks and data.images are the same folder, {folder}")
-    table = root / tags
-    if not tags or not table.is_file():
-        raise ConfigError(f"data.tags: {table} is not a file", "rca prepare folder --images DIR --tags FILE")
+    folder, table, mask_folder = _places(root, images=images, tags=tags, masks=masks)
     photos = _files_below(folder, PHOTO_SUFFIXES, skip=mask_folder)
     rows = _match(read_rows(table), photos, table=table, folder=folder)
+    if not any(row.tags for row in rows.values()):
+        raise DataError(f"{table}: no row has a tag")
     info = _classes(rows.values(), mask_folder)
     mask_of = _masks(photos, mask_folder)
     ids = _ids(photos)
@@ -65,11 +62,17 @@ def common_root(images: Path, masks: Path | None = None) -> Path:
     return Path(os.path.commonpath(folders))
 
 
-def _folder(root: Path, name: str, setting: str) -> Path:
-    path = Path(os.path.normpath(root / name))
-    if not path.is_dir():
-        raise ConfigError(f"{setting}: {path} is not a folder")
-    return path
+def _places(root: Path, *, images: str, tags: str, masks: str) -> tuple[Path, Path, Path | None]:
+    """Return the folder of photos, the CSV and the folder of masks; ConfigError where one is not there."""
+    folder, table, mask_folder = (Path(os.path.normpath(root / name)) for name in (images, tags, masks))
+    for setting, path in {"data.images": folder, "data.masks": mask_folder}.items():
+        if not path.is_dir():
+            raise ConfigError(f"{setting}: {path} is not a folder")
+    if not table.is_file():
+        raise ConfigError(f"data.tags: {table} is not a file", "rca prepare folder --images DIR --tags FILE")
+    if masks and mask_folder == folder:
+        raise ConfigError(f"data.masks and data.images are the same folder, {folder}")
+    return folder, table, mask_folder if masks else None
 
 
 def _files_below(folder: Path, suffixes: Sequence[str], *, skip: Path | None = None) -> list[str]:

@@ -122,7 +122,8 @@ def _decoding(path: Path) -> Iterator[None]:
     except BOMBS as error:
         raise DataError(f"{path}: more than {Image.MAX_IMAGE_PIXELS} pixels, refused", "scale it down") from error
     except (OSError, *DECODE_ERRORS) as error:
-        raise DataError(f"{path}: cannot be decoded ({error})") from error
+        reason = error.strerror if isinstance(error, OSError) else None  # without the path, which is named already
+        raise DataError(f"{path}: cannot be decoded ({reason or error})") from error
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -57,7 +57,7 @@ class _Array:
     value: Any = None
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, dtype, fortran, content = state
+        _, shape, dtype, _, content = state
         if not isinstance(dtype, _Dtype):
             raise ValueError("an array without a type")
         if "O" in dtype.code:
@@ -66,7 +66,7 @@ class _Array:
             self.value = content[0]
             return
         raw = _encode(content, "latin1") if isinstance(content, str) else content  # str: written by Python 2
-        self.value = np.frombuffer(raw, dtype=dtype.code).reshape(shape, order="F" if fortran else "C")
+        self.value = np.frombuffer(raw, dtype=dtype.code).reshape(shape)
 
 
 def _reconstruct(*_: object) -> _Array:

@@ -83,7 +83,8 @@ def generate(
 def _is_there(root: Path, settings: dict[str, object], ids: list[str]) -> bool:
     record = root / RECORD
     if not record.exists():
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        # A process that was killed at its first write leaves a temporary file.
+        if root.exists() and (not root.is_dir() or any(path.suffix != ".tmp" for path in root.iterdir())):
             raise ConfigError(f"data.root: {root} holds something that was not generated, expected an empty folder or none")
         return False
     if read_json(record, "the settings of the generated images") != {**settings, "done": True}:

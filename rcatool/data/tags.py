@@ -43,8 +43,10 @@ def read_vector_tags(path: Path, info: ClassInfo) -> dict[str, list[int]]:
     """Read cls_labels.npy, a 0 or 1 for each class, into id -> class indices; DataError naming the file."""
     found = {}
     for image_id, vector in read_tag_vectors(path).items():
-        if len(vector) != info.num_classes or not np.isin(vector, (0, 1)).all():
-            raise DataError(f"{path}: {image_id} has {len(vector)} values {vector.tolist()}, expected {info.num_classes} of 0 or 1")
+        strange = vector[~np.isin(vector, (0, 1))]
+        if len(vector) != info.num_classes or len(strange):
+            found = f"{len(vector)} values{f', one of them {strange[0]:g}' if len(strange) else ''}"
+            raise DataError(f"{path}: {image_id} has {found}; expected {info.num_classes} of 0 or 1")
         found[image_id] = np.flatnonzero(vector).tolist()
     return found
 

@@ -26,6 +26,8 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     """uint8 (3, H, W) -> uint8 (3, height, width), bilinear with antialiasing."""
     if image.shape[-2:] == (height, width):
         return image
+    if height == width == 1:  # torch's resize of uint8 fails at a single pixel
+        return image.float().mean(dim=(1, 2), keepdim=True).round().to(torch.uint8)
     return T.resize(image, [height, width], InterpolationMode.BILINEAR, antialias=True)
 
 

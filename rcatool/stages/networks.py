@@ -81,7 +81,10 @@ def tag_matrix(samples: Sequence[Sample], num_classes: int) -> Tensor:
 
 
 def _load(model: M, path: Path, classes: ClassInfo, hint: str, world: World) -> M:
-    state = load_state(path)
+    try:
+        state = load_state(path)
+    except DataError as error:
+        raise DataError(error.message, hint) from error
     if state.get("classes") != list(classes.names):
         raise DataError(f"{path}: trained for other classes than this data set has", hint=hint)
     try:

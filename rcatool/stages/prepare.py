@@ -155,7 +155,9 @@ def _oddities(checked: Sequence[Checked], dataset: Dataset) -> list[str]:
     if without_tag:
         lines.append(f"{without_tag} of {len(tagged)} photos with a mask have pixels of a class they are not tagged with")
     in_train = {c for one in checked if one.sample.split == "train" for c in one.sample.classes}
-    lines += [f"class {name!r} has no training photo" for c, name in enumerate(dataset.info.names) if c not in in_train]
+    unseen = [name for c, name in enumerate(dataset.info.names) if c not in in_train]
+    if unseen:
+        lines.append(f"no training photo has the tag {' or '.join(map(repr, unseen))}")
     return lines
 
 

@@ -1,0 +1,168 @@
+"""The steps of a run: what each reads, which settings it depends on, and what to type to make it.
+
+The settings and input digests of a step, hashed, are its fingerprint; comparing fingerprints tells whether a result is current.
+"""
+
+import hashlib
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rcatool import config_io
+from rcatool.config import Config
+from rcatool.files import sha256_file
+
+FORMAT = 1  # version of all files a step writes; a change makes every finished step stale
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: `inputs` must be current before it starts, `optional_inputs` are used where they are.
+
+    `settings` are sections of the configuration. `word` is the command that makes it: `make-pseudo`.
+    """
+
+    name: str
+    word: str
+    settings: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    optional_inputs: tuple[str, ...] = ()
+
+    def command(self, run: Path, config: Config | None = None) -> str:
+        """What to type to make this step."""
+        data = config.data if config else None
+        if self.name != "prepare":
+            words = f"rca {self.word}"
+        elif data is not None and data.dataset == "folder":
+            words = "rca prepare folder --images DIR --tags FILE"
+        elif data is not None and data.dataset == "shapes":
+            words = "rca prepare shapes"
+        else:
+            words = f"rca prepare voc --root {shlex.quote(data.root) if data and data.root else 'DIR'}"
+        return f"{words} --run {shlex.quote(str(run))}"
+
+
+STEPS: dict[str, Step] = {
+    step.name: step
+    for step in (
+        Step("prepare", "prepare", ("data",)),
+        Step("train-cls", "train-cls", ("cls", "memory", "seed"), ("prepare",)),
+        Step("make-pseudo/cams", "make-pseudo", ("cam",), ("train-cls", "prepare")),
+        Step("make-pseudo/labels", "make-pseudo", ("refine", "pseudo"), ("make-pseudo/cams", "prepare")),
+        Step("train-seg", "train-seg", ("seg", "seed"), ("make-pseudo/labels", "prepare")),
+        Step("eval", "eval", ("eval",), ("prepare",), ("make-pseudo/cams", "make-pseudo/labels", "train-seg")),
+    )
+}
+
+@dataclass(frozen=True)
+class State:
+    """How a step stands: missing, running (unfinished), current, stale or damaged, and why."""
+
+    kind: str
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the result can be used as it is."""
+        return self.kind == "current"
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the result is stale only because what it was made from has been made again."""
+        return self.kind == "stale" and all(reason.startswith("input ") and reason.endswith(" changed") for reason in self.reasons)
+
+    @property
+    def is_in_the_way(self) -> bool:
+        """Whether a step that could do without this result must not: it is there, but not what the settings say."""
+        return self.kind == "damaged" or (self.kind == "stale" and not self.is_outdated)
+
+    def as_input(self, name: str) -> list[str]:
+        """The reasons a step is stale whose input `name` this is, and is not what it was."""
+        if self.kind == "stale":
+            return list(self.reasons)
+        return [f"input {name} changed" if self.is_current else f"input {name} is {self.describe()}"]
+
+    def describe(self) -> str:
+        """`stale (pseudo.bg_threshold: 0.3 -> 0.4)`."""
+        kind = "unfinished" if self.kind == "running" else self.kind
+        return f"{kind} ({'; '.join(self.reasons)})" if self.reasons else kind
+
+
+# The settings of `runtime` belong to no step; this one says where, not what: it never makes a result stale.
+NOT_FINGERPRINTED = ("data.root",)
+
+# Settings that may name a file outside the run: the file's content counts, not its place.
+OUTSIDE_FILES = ("data.tags", "cls.weights", "seg.weights")
+NO_FILES = ("", "masks", "imagenet", "none")  # the values of these settings that name no file
+
+
+def settings_used(step: Step, config: Config) -> dict[str, Any]:
+    """The settings that `step` depends on, by dotted name, as JSON values."""
+    used: dict[str, Any] = {}
+    for dotted in config_io.settings():
+        section = dotted.partition(".")[0]
+        if section not in step.settings or dotted in NOT_FINGERPRINTED:
+            continue
+        if section == "memory" and config.cls.method != "rca":
+            continue  # the plain CAM has no memory
+        value = config_io.get(config, dotted)
+        used[dotted] = list(value) if isinstance(value, tuple) else value
+    return used
+
+
+def outside_files(settings: dict[str, Any], root: str, known: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Path, size, time and digest of each file that `settings` name.
+
+    `known` is what an earlier call returned: a file with the same path, size and time is not read again, and a file that
+    is gone since counts as unchanged.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name in OUTSIDE_FILES:
+        value = str(settings.get(name, ""))
+        if value in NO_FILES:
+            continue
+        path = Path(root, value) if name == "data.tags" else Path(value)
+        before = known.get(name)
+        before = before if isinstance(before, dict) and before.get("path") == str(path) else None
+        if path.is_file():
+            status = path.stat()
+            seen = {"path": str(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+            unchanged = before is not None and all(before.get(key) == value for key, value in seen.items())
+            found[name] = before if unchanged and before else {**seen, "sha256": sha256_file(path)}
+        elif before is not None:
+            found[name] = before
+    return found
+
+
+def fingerprint(step: Step, settings: dict[str, Any], inputs: dict[str, str]) -> str:
+    """Hexadecimal digest of all that determines the result of `step`."""
+    content = {"step": step.name, "format": FORMAT, "settings": settings, "inputs": inputs}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def first_to_make(step: str, current: set[str]) -> str:
+    """The first step to make so that `step` can be made: itself, or one that it depends on and that is not in `current`."""
+    for name in STEPS[step].inputs:
+        if name not in current:
+            return first_to_make(name, current)
+    return step
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """`name: old -> new` for each setting that differs."""
+    return [
+        f"{name}: {_shown(before, name)} -> {_shown(after, name)}"
+        for name in [*after, *(name for name in before if name not in after)]
+        if name not in before or name not in after or before[name] != after[name]
+    ]
+
+
+def _shown(values: dict[str, Any], name: str) -> str:
+    if name not in values:
+        return "(not used)"
+    value = values[name]
+    if isinstance(value, str):
+        return value[:19] if value.startswith("sha256:") else value or '""'
+    return json.dumps(value)

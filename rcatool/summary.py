@@ -1,0 +1,98 @@
+"""What a run has come to, as tables: the state of its steps, and its scores."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rcatool import console
+from rcatool.config import Config
+from rcatool.errors import DataError
+from rcatool.files import read_json
+from rcatool.run import Run
+from rcatool.steps import STEPS, State, first_to_make
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_TARGETS = {"cam": "CAMs", "pseudo": "pseudo labels", "seg": "segmentation network"}
+
+
+def status(run: Run, config: Config) -> dict[str, Any]:
+    """State, reasons, time and command of each step, and the command to type next, as a JSON document."""
+    states = run.states(config)
+    steps = [
+        {
+            "step": name,
+            "state": state.kind,
+            "reasons": list(state.reasons),
+            "finished": _finished(run, name),
+            "command": STEPS[name].command(run.root, config),
+        }
+        for name, state in states.items()
+    ]
+    return {"run": str(run.root), "steps": steps, "next": _next_command(run, config, states)}
+
+
+def status_table(document: Mapping[str, Any]) -> "RenderableType":
+    """The table of `rca status`."""
+    rows = [
+        [step["step"], step["state"], (step["finished"] or "").replace("T", " ")[:16], "; ".join(step["reasons"])]
+        for step in document["steps"]
+    ]
+    return console.table(document["run"], ("step", "state", "finished", "why"), rows)
+
+
+def _finished(run: Run, step: str) -> str | None:
+    try:
+        record = run.record(step)
+    except DataError:  # its state says so
+        return None
+    return record.get("finished") if record else None
+
+
+def _next_command(run: Run, config: Config, states: Mapping[str, State]) -> str | None:
+    current = {name for name, state in states.items() if state.is_current}
+    for name, state in states.items():
+        if not state.is_current:
+            return STEPS[first_to_make(name, current)].command(run.root, config)
+    return None
+
+
+def metrics_path(run: Run) -> Path:
+    """Where `rca eval` writes the scores."""
+    return run.dir("eval") / "metrics.json"
+
+
+def read_metrics(run: Run) -> dict[str, dict[str, Any]]:
+    """The scores of a run by target. Raises DataError if the file is missing or broken."""
+    document = read_json(metrics_path(run), "the scores of rca eval")
+    if not isinstance(document, dict):
+        raise DataError(f"{metrics_path(run)}: not a document of scores", f"rca eval --force --run {run.root}")
+    return {name: scores for name, scores in document.items() if isinstance(scores, dict) and "miou" in scores}
+
+
+def score_table(metrics: Mapping[str, Mapping[str, Any]]) -> "RenderableType":
+    """One line per target: mIoU, what it was measured on, and the threshold."""
+    rows = []
+    for name, scores in metrics.items():
+        note = "best of the sweep on these masks (oracle)" if scores.get("oracle") else ""
+        rows.append(_score_row(_TARGETS.get(name, name), scores, scores, note))
+        if "threshold_from_tune" in scores:
+            rows.append(_score_row(_TARGETS.get(name, name), scores, scores["threshold_from_tune"], "threshold chosen on the tune photos"))
+    return console.table("scores", ("target", "mIoU %", "list", "images", "threshold", "note"), rows)
+
+
+def _score_row(target: str, measured: Mapping[str, Any], scores: Mapping[str, Any], note: str) -> list[object]:
+    threshold = "" if scores.get("threshold") is None else f"{scores['threshold']:.2f}"
+    return [target, _percent(scores["miou"]), measured.get("list", ""), measured.get("images", ""), threshold, note]
+
+
+def class_table(metrics: Mapping[str, Mapping[str, Any]]) -> "RenderableType":
+    """IoU of each class, one column per target."""
+    names = dict.fromkeys(name for scores in metrics.values() for name in scores.get("iou", {}))
+    rows = [[name, *(_percent(scores.get("iou", {}).get(name)) for scores in metrics.values())] for name in names]
+    return console.table("IoU % by class", ("class", *metrics), rows)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

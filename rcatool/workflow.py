@@ -1,0 +1,162 @@
+"""What the commands do, without the command line: find out whether there is work, take the lock, call the stages.
+
+Stages are imported only when there is work for them, so that a command with nothing to do loads no torch.
+"""
+
+import importlib
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rcatool import config_io, console
+from rcatool.config import Config, Data
+from rcatool.errors import SetupError
+from rcatool.run import Run
+from rcatool.steps import NO_FILES, STEPS, Step
+
+AFTER_PREPARE = ("train-cls", "make-pseudo", "train-seg", "eval")
+
+# What to lower when a command runs out of memory.
+_LOWER = {
+    "prepare": "--set runtime.workers=1",
+    "train-cls": "a smaller cls.batch_size or cls.crop_size, or --set runtime.workers=1",
+    "make-pseudo": "--set runtime.workers=1, or smaller cam.scales",
+    "train-seg": "a smaller seg.batch_size or seg.crop_size, or --set runtime.workers=1",
+    "eval": "--set runtime.workers=1, or smaller eval.scales",
+}
+_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "DataLoader worker (pid")
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options that commands share."""
+
+    run: Path
+    assignments: tuple[str, ...] = ()
+    force: bool = False
+    device: str | None = None
+
+
+def prepare(dataset: str, request: Request, assignments: Sequence[str], preset: str | None = None) -> None:
+    """Make the manifest of a data set; `assignments` are the command's own options as settings."""
+    run = Run(request.run)
+    base = _base_config(run, dataset, preset)
+    if dataset == "shapes" and not base.data.root:
+        assignments = [f"data.root={(run.root / 'shapes').absolute()}", *assignments]
+    kept = _absolute(config_io.apply_settings(base, [f"data.dataset={dataset}", *assignments, *request.assignments]))
+    with _writing(run):
+        _call("prepare", run, _on_device(kept, request), force=request.force)
+        # Only now: a data set that cannot be used must not replace the settings of a run that works.
+        run.write_config(kept)
+
+
+def run_stage(word: str, request: Request) -> None:
+    """Bring the steps of one command up to date."""
+    run = Run(request.run)
+    stored = run.read_config()
+    kept = _absolute(config_io.apply_settings(stored, request.assignments))
+    has_work = request.force or _has_work(run, word, kept)
+    if not has_work and kept == stored:
+        console.log(f"{word}: up to date")
+        return
+    with _writing(run):
+        run.write_config(kept)
+        if not has_work:
+            console.log(f"{word}: up to date")
+            return
+        run.check_inputs(_steps_of(word)[0].name, kept)  # before torch is loaded
+        _call(word, run, _on_device(kept, request), force=request.force)
+
+
+def run_all(request: Request) -> None:
+    """Bring every step after prepare up to date, in order."""
+    run = Run(request.run)
+    stored = run.read_config()
+    kept = _absolute(config_io.apply_settings(stored, request.assignments))
+    run.require("prepare", kept, by="run")
+    idle = not request.force and all(state.is_current for state in run.states(kept).values())
+    if not idle or kept != stored:
+        with _writing(run):
+            run.write_config(kept)
+            for word in AFTER_PREPARE:
+                # Asked again each time: an earlier step that came out the same as before leaves the later ones current.
+                if request.force or _has_work(run, word, kept):
+                    _call(word, run, _on_device(kept, request), force=request.force)
+    console.log("everything is up to date" if idle else f"done: the results are in {run.root}")
+
+
+def demo(request: Request) -> None:
+    """The whole pipeline on generated images."""
+    prepare("shapes", request, [])
+    run_all(Request(request.run, (), request.force, request.device))
+
+
+def _has_work(run: Run, word: str, config: Config) -> bool:
+    states = run.states(config)
+    return any(not states[step.name].is_current for step in _steps_of(word))
+
+
+def _steps_of(word: str) -> list[Step]:
+    return [step for step in STEPS.values() if step.word == word]
+
+
+def _base_config(run: Run, dataset: str, preset: str | None) -> Config:
+    """The settings to start from: the preset or file asked for, else the run's, else the defaults (shapes: its preset)."""
+    if preset is None and run.config_path.exists():
+        base = run.read_config()
+    elif preset is None and dataset != "shapes":
+        return Config()
+    else:
+        base = config_io.read_config(config_io.find_preset(preset or "shapes"))
+    if base.data.dataset != dataset:  # paths and lists of another data set mean nothing here
+        base = base.model_copy(update={"data": Data.model_validate({"dataset": dataset})})
+    return base
+
+
+def _absolute(config: Config) -> Config:
+    """`config` with the paths that depend on the current folder written out."""
+    changes = []
+    for name in ("data.root", "cls.weights", "seg.weights"):
+        value = config_io.get(config, name)
+        path = Path(value).expanduser()
+        if value not in NO_FILES and not path.is_absolute() and (name == "data.root" or "/" in value or path.is_file()):
+            changes.append(f"{name}={path.absolute()}")
+        elif str(path) != value and value.startswith("~"):
+            changes.append(f"{name}={path}")
+    return config_io.apply_settings(config, changes)
+
+
+def _on_device(config: Config, request: Request) -> Config:
+    """`config` with `--device`, which holds for this command only."""
+    return config if request.device is None else config_io.apply_settings(config, [f"runtime.device={request.device}"])
+
+
+@contextmanager
+def _writing(run: Run) -> Iterator[None]:
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        raise SetupError("several processes (torchrun) are not supported yet", "start a single process, without torchrun")
+    with run.lock():
+        console.attach_log(run.log_path)
+        console.note(f"$ {shlex.join(['rca', *sys.argv[1:]])}")
+        yield
+
+
+def _call(word: str, run: Run, config: Config, *, force: bool) -> None:
+    stage = importlib.import_module(f"rcatool.stages.{word.replace('-', '_')}")
+    try:
+        stage.main(run, config, force=force)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise SetupError(f"{word}: out of memory", f"try {_LOWER[word]}; then the same command resumes") from error
+
+
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    return any(words in str(error) for words in _MEMORY_WORDS)
