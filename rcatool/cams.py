@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from rcatool.data.labels import MAX_CLASSES
 from rcatool.errors import DataError
 from rcatool.files import atomic_save
 
@@ -41,10 +42,11 @@ def save_cam(path: Path, keys: np.ndarray, cam: np.ndarray, size: tuple[int, int
     atomic_save(path, lambda file: np.savez(file, allow_pickle=False, **arrays))  # type: ignore[arg-type]
 
 
-def load_cam(path: Path, *, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Read a CAM file: keys (K,) int64 and cam (K, h, w) float32.
+def load_cam(path: Path, *, size: tuple[int, int], num_classes: int = MAX_CLASSES) -> tuple[np.ndarray, np.ndarray]:
+    """Read a CAM file: keys (K,) int64 in [0, num_classes) and cam (K, h, w) float32.
 
-    Raises `DataError` naming the file if it is missing, broken, not finite, out of [0, 1] or of a photo of another size.
+    Raises `DataError` naming the file if it is missing, broken, not finite, out of [0, 1], of other classes or of a photo
+    of another size.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -53,25 +55,28 @@ def load_cam(path: Path, *, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarr
         raise DataError(f"{path}: no such CAM file", hint="rca make-pseudo makes what is missing") from error
     except _BROKEN as error:
         raise DataError(f"{path}: not a readable CAM file ({error})", hint="delete it, then rca make-pseudo makes it again") from error
-    _check(path, keys, cam, stored, size)
+    problem = _problem(keys, cam, stored, size=size, num_classes=num_classes)
+    if problem:
+        raise DataError(f"{path}: {problem}", hint="delete it, then rca make-pseudo makes it again")
     return keys.astype(np.int64), cam.astype(np.float32)
 
 
-def load_full_cam(path: Path, *, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def load_full_cam(path: Path, *, size: tuple[int, int], num_classes: int = MAX_CLASSES) -> tuple[np.ndarray, np.ndarray]:
     """Read a CAM file at its photo's size (H, W): keys (K,) int64 and maps (K, H, W) float32 in [0, 1], maximum 1 again."""
-    keys, cam = load_cam(path, size=size)
+    keys, cam = load_cam(path, size=size, num_classes=num_classes)
     return keys, np.clip(normalise(resize(cam, *size)), 0, 1)
 
 
-def _check(path: Path, keys: np.ndarray, cam: np.ndarray, stored: np.ndarray, size: tuple[int, int]) -> None:
-    problem = None
+def _problem(keys: np.ndarray, cam: np.ndarray, stored: np.ndarray, *, size: tuple[int, int], num_classes: int) -> str | None:
+    """What is wrong with the arrays of a CAM file, if anything is."""
     if stored.shape != (2,) or keys.ndim != 1 or keys.dtype.kind not in "ui" or cam.ndim != 3 or cam.dtype.kind != "f":
-        problem = "arrays of the wrong shape or type"
-    elif tuple(stored.tolist()) != size:
-        problem = f"made for a photo of {stored[0]}x{stored[1]}, expected {size[0]}x{size[1]}"
-    elif len(keys) != len(cam) or bool((np.diff(keys.astype(np.int64)) <= 0).any()) or 0 in cam.shape[1:]:
-        problem = "keys and maps do not belong together"
-    elif not bool(np.isfinite(cam).all()) or (cam.size and (float(cam.min()) < 0 or float(cam.max()) > 1)):
-        problem = "values that are not in [0, 1]"
-    if problem:
-        raise DataError(f"{path}: {problem}", hint="delete it, then rca make-pseudo makes it again")
+        return "arrays of the wrong shape or type"
+    if tuple(stored.tolist()) != size:
+        return f"made for a photo of {stored[0]}x{stored[1]}, expected {size[0]}x{size[1]}"
+    if len(keys) != len(cam) or bool((np.diff(keys.astype(np.int64)) <= 0).any()) or 0 in cam.shape[1:]:
+        return "keys and maps do not belong together"
+    if len(keys) and not 0 <= int(keys[0]) <= int(keys[-1]) < num_classes:
+        return f"maps of the classes {keys.tolist()}, expected numbers below {num_classes}"
+    if not bool(np.isfinite(cam).all()) or (cam.size and (float(cam.min()) < 0 or float(cam.max()) > 1)):
+        return "values that are not in [0, 1]"
+    return None

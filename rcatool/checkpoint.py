@@ -15,8 +15,8 @@ from rcatool.files import atomic_save
 
 # What torch's restricted unpickler raises on a broken or foreign file; the odd ones come from flipped bytes.
 _BROKEN = (
-    OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError,
-    MemoryError, struct.error, pickle.UnpicklingError,
+    RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, MemoryError,
+    struct.error, pickle.UnpicklingError,
 )  # fmt: skip
 
 
@@ -36,16 +36,13 @@ def load_state(path: Path) -> dict[str, Any]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except _BROKEN as error:
-        raise DataError(f"{path}: not a readable checkpoint ({_first_line(error)})") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except _BROKEN as error:  # torch's own message can be a number, or say how to execute the file all the same
+        raise DataError(f"{path}: not a readable checkpoint (not whole, or holding more than tensors and plain values)") from error
     if not isinstance(state, dict):
         raise DataError(f"{path}: holds {type(state).__name__}, expected a dict")
     return state
-
-
-def _first_line(error: BaseException) -> str:
-    """What torch says, without the explanations for programmers that follow."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def save_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
@@ -69,4 +66,4 @@ def resume_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     except DataError as error:
         raise DataError(error.message, hint) from error
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a checkpoint of this training ({_first_line(error)})", hint) from error
+        raise DataError(f"{path}: not a checkpoint of this training", hint) from error

@@ -56,7 +56,7 @@ def _dispatch(arguments: list[str]) -> int:
     except OSError as error:
         if error.errno not in _MACHINE:
             raise
-        raise SetupError(f"{error.filename or 'a file'}: {error.strerror}", "see that the disk has room and the folder is yours") from error
+        raise SetupError(f"{error.filename or 'a file or standard output'}: {error.strerror}", "see that the disk has room and the folder is yours") from error
     except MemoryError as error:
         raise SetupError("out of memory", "--set runtime.workers=1") from error
     # typer turns Ctrl-C into this exit code by itself.

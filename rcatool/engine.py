@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rcatool.console import Bar
 from rcatool.errors import TrainingError
+from rcatool.files import write_error
 from rcatool.optim import poly, set_lr
 from rcatool.world import World
 
@@ -40,9 +41,13 @@ class TrainLog:
         return means
 
     def write(self, **fields: Any) -> None:
-        """Append one object."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({key: round(v, 6) if isinstance(v, float) else v for key, v in fields.items()}) + "\n")
+        """Append one object. Raises `SetupError` if the disk is full."""
+        line = json.dumps({key: round(v, 6) if isinstance(v, float) else v for key, v in fields.items()}) + "\n"
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise write_error(self.path, error) from error
 
 
 def train_one_epoch(

@@ -78,12 +78,12 @@ class Run:
         assert step in STEPS, step
         return self.root / step
 
-    def record(self, step: str) -> dict[str, Any] | None:
-        """The `stage.json` of a step, None if it never began. Raises DataError if it is broken."""
+    def record(self, step: str, config: Config | None = None) -> dict[str, Any] | None:
+        """The `stage.json` of a step, None if it never began. Raises DataError if it is broken; `config` is for its hint."""
         path = self.dir(step) / "stage.json"
         if not path.exists():
             return None
-        hint = f"{STEPS[step].command(self.root)} --force"
+        hint = f"{STEPS[step].command(self.root, config)} --force"
         try:
             record: dict[str, Any] = read_json(path, f"the record of {step}")
         except DataError as error:
@@ -132,7 +132,7 @@ class Run:
         if states[step].is_current and not force:
             console.log(f"{step}: up to date")
             return None
-        record = self._record_or_none(step) if force else self.record(step)
+        record = self._record_or_none(step) if force else self.record(step, config)
         self._check_inputs(STEPS[step], config, states)
         for name in STEPS[step].optional_inputs:
             if states[name].is_outdated:

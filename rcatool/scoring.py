@@ -30,5 +30,5 @@ def score_labels(job: ScoreJob) -> np.ndarray:
 def score_cam(job: ScoreJob, *, levels: np.ndarray) -> np.ndarray:
     """Confusion matrices (T, L, L + 1) of a CAM file at every threshold."""
     truth = read_mask(job.mask, num_classes=job.num_classes, size=job.size)
-    keys, cam = load_full_cam(job.result, size=job.size)
+    keys, cam = load_full_cam(job.result, size=job.size, num_classes=job.num_classes)
     return sweep_confusion(truth, cam, class_to_mask(keys), levels, job.num_classes + 1)

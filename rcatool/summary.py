@@ -65,9 +65,13 @@ def metrics_path(run: Run) -> Path:
 
 def read_metrics(run: Run) -> dict[str, dict[str, Any]]:
     """The scores of a run by target. Raises DataError if the file is missing or broken."""
-    document = read_json(metrics_path(run), "the scores of rca eval")
+    hint = f"{STEPS['eval'].command(run.root)} --force"
+    try:
+        document = read_json(metrics_path(run), "the scores of rca eval")
+    except DataError as error:
+        raise DataError(error.message, hint) from error
     if not isinstance(document, dict):
-        raise DataError(f"{metrics_path(run)}: not a document of scores", f"rca eval --force --run {run.root}")
+        raise DataError(f"{metrics_path(run)}: not a document of scores", hint)
     return {name: scores for name, scores in document.items() if isinstance(scores, dict) and "miou" in scores}
 
 

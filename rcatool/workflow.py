@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from rcatool import config_io, console
 from rcatool.config import Config, Data
@@ -146,13 +147,22 @@ def _writing(run: Run) -> Iterator[None]:
 
 
 def _call(word: str, run: Run, config: Config, *, force: bool) -> None:
-    stage = importlib.import_module(f"rcatool.stages.{word.replace('-', '_')}")
+    stage = _load_stage(word)
     try:
         stage.main(run, config, force=force)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
         raise SetupError(f"{word}: out of memory", f"try {_LOWER[word]}; then the same command resumes") from error
+
+
+def _load_stage(word: str) -> ModuleType:
+    try:
+        return importlib.import_module(f"rcatool.stages.{word.replace('-', '_')}")
+    except (ImportError, OSError, RuntimeError) as error:  # what torch and torchvision raise that are broken, or do not fit together
+        if isinstance(error, ImportError) and (error.name or "").startswith("rcatool"):
+            raise
+        raise SetupError(f"{word}: a library does not load ({error})", "rca doctor says which, and what to do") from error
 
 
 def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:

@@ -27,7 +27,7 @@ def load_weights(backbone: Backbone, name: str, weights: str) -> None:
     """
     if weights == "none":
         return
-    state = _download(name) if weights == "imagenet" else _read(Path(weights))
+    state = _download(name) if weights == "imagenet" else _read_file(Path(weights))
     expected = backbone.body.state_dict()
     state = {_OLD_DENSE.sub(r"\1\2", key): value for key, value in state.items() if not key.startswith(_CLASSIFIER)}
     _check(state, expected, weights)
@@ -46,6 +46,12 @@ def _check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], weights:
     for key, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise DataError(f"{weights}: {key} holds numbers that are not finite")
+
+
+def _read_file(path: Path) -> Mapping[str, Tensor]:
+    if not path.exists():
+        raise DataError(f"{path}: no such file", hint="weights are imagenet, none, or the path of a state dict")
+    return _read(path)
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
@@ -78,4 +84,7 @@ def _download(name: str) -> Mapping[str, Tensor]:
             f"the ImageNet weights of {name} could not be downloaded ({error})",
             hint=f"put {entry.url} at {cached}, or name a file: --set cls.weights=PATH (seg.weights=PATH)",
         ) from error
-    return _read(cached)  # not torchvision's own reader, which would execute a pickle
+    try:
+        return _read(cached)  # not torchvision's own reader, which would execute a pickle
+    except DataError as error:
+        raise DataError(error.message, hint="delete it, and it is downloaded again") from error

@@ -22,6 +22,7 @@ from rcatool.models.rca_net import RcaNet
 from rcatool.models.region_memory import build_memory
 from rcatool.models.weights import load_weights
 from rcatool.run import Run
+from rcatool.steps import STEPS
 from rcatool.world import World
 
 M = TypeVar("M", bound=nn.Module)
@@ -59,14 +60,14 @@ def load_cls(run: Run, config: Config, world: World) -> RcaNet:
     """The trained classification network of a run, in eval mode on the device."""
     classes, samples = read_data(run)
     model = cls_network(config, tag_matrix(split(samples, "train"), classes.num_classes), pretrained=False)
-    return _load(model, run.dir("train-cls") / "final.pt", classes, "rca train-cls --force", world)
+    return _load(model, run.dir("train-cls") / "final.pt", classes, _again(run, "train-cls"), world)
 
 
 def load_seg(run: Run, config: Config, world: World) -> DeepLab:
     """The trained segmentation network of a run, in eval mode on the device."""
     classes, _ = read_data(run)
     model = seg_network(config, classes.num_classes, pretrained=False)
-    return _load(model, run.dir("train-seg") / "final.pt", classes, "rca train-seg --force", world)
+    return _load(model, run.dir("train-seg") / "final.pt", classes, _again(run, "train-seg"), world)
 
 
 def read_data(run: Run) -> tuple[ClassInfo, list[Sample]]:
@@ -80,6 +81,10 @@ def tag_matrix(samples: Sequence[Sample], num_classes: int) -> Tensor:
     return torch.stack([tag_vector(sample, num_classes) for sample in samples]) > 0
 
 
+def _again(run: Run, step: str) -> str:
+    return f"{STEPS[step].command(run.root)} --force"
+
+
 def _load(model: M, path: Path, classes: ClassInfo, hint: str, world: World) -> M:
     try:
         state = load_state(path)
@@ -90,6 +95,5 @@ def _load(model: M, path: Path, classes: ClassInfo, hint: str, world: World) -> 
     try:
         model.load_state_dict(state["model"])
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise DataError(f"{path}: does not fit the network of the settings ({first})", hint=hint) from error
+        raise DataError(f"{path}: does not fit the network of the settings", hint=hint) from error
     return world.place(model).eval()
