@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from tiny_run import TinyRun, make_tiny_run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -33,6 +34,12 @@ def voc_part() -> Path:
     if os.environ.get("RCA_REQUIRE_REAL") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """A finished run that all tests share: copy it (`undisturbed.copy`) before changing anything."""
+    return make_tiny_run(tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.fixture

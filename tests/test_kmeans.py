@@ -1,0 +1,109 @@
+"""k-means: fixed points, known clusters, and scikit-learn as the measure."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from rcatool.kmeans import kmeans
+
+
+def cloud(count: int, width: int = 4, seed: int = 0) -> Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def distances(points: Tensor, centres: Tensor) -> Tensor:
+    return ((points[:, None] - centres[None]) ** 2).sum(dim=2)
+
+
+def inertia(points: Tensor, centres: Tensor) -> float:
+    return float(distances(points, centres).min(dim=1).values.sum())
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_few_points_are_their_own_centres(count: int) -> None:
+    points = cloud(count)
+    assert torch.equal(kmeans(points, 5, seed=0), points)
+
+
+def test_as_many_distinct_places_as_centres_leave_no_inertia() -> None:
+    points = cloud(6).repeat(4, 1)
+    for seed in range(5):
+        assert inertia(points, kmeans(points, 6, seed=seed)) == pytest.approx(0, abs=1e-20)
+
+
+def test_one_centre_is_the_mean() -> None:
+    points = cloud(30)
+    torch.testing.assert_close(kmeans(points, 1, seed=0), points.mean(dim=0, keepdim=True), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_inertia_never_rises_and_ends_at_a_fixed_point(seed: int) -> None:
+    points = cloud(120, seed=seed)
+    course = [inertia(points, kmeans(points, 7, seed=seed, iterations=n)) for n in range(1, 60)]
+    assert all(later <= earlier + 1e-9 for earlier, later in zip(course, course[1:], strict=False))
+    assert course[-1] == course[-2]
+    centres = kmeans(points, 7, seed=seed, iterations=60)
+    owner = distances(points, centres).argmin(dim=1)
+    means = torch.stack([points[owner == k].mean(dim=0) for k in range(7)])  # every cluster has members
+    torch.testing.assert_close(centres, means, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_finds_clusters_that_lie_apart(seed: int) -> None:
+    middles = 100 * torch.eye(5, dtype=torch.float64)
+    points = middles.repeat_interleave(20, dim=0) + cloud(100, 5, seed)
+    expected = torch.stack([points[k * 20 : (k + 1) * 20].mean(dim=0) for k in range(5)])
+    found = kmeans(points, 5, seed=seed)
+    torch.testing.assert_close(found[distances(expected, found).argmin(dim=1)], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_as_good_as_scikit_learn(seed: int) -> None:
+    points = cloud(300, 5, seed)
+    best = KMeans(8, n_init=10, random_state=seed).fit(points.numpy()).inertia_
+    assert inertia(points, kmeans(points, 8, seed=seed, iterations=100)) <= 1.10 * best
+    assert min(inertia(points, kmeans(points, 8, seed=s, iterations=100)) for s in range(10)) <= 1.02 * best
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3, 100])
+def test_from_the_same_start_every_step_is_scikit_learns(iterations: int) -> None:
+    points = cloud(150, 3)
+    start = kmeans(points, 6, seed=2, iterations=0)
+    assert inertia(start, points) == 0  # seeds are points
+    reference = KMeans(6, init=start.numpy(), n_init=1, max_iter=iterations, tol=0).fit(points.numpy())
+    found = kmeans(points, 6, seed=2, iterations=iterations)
+    torch.testing.assert_close(found, torch.from_numpy(reference.cluster_centers_), rtol=0, atol=1e-9)
+
+
+def test_same_seed_same_centres_and_the_global_generator_is_left_alone() -> None:
+    points, before = cloud(50), torch.get_rng_state()
+    assert torch.equal(kmeans(points, 6, seed=4), kmeans(points, 6, seed=4))
+    assert not torch.equal(kmeans(points, 6, seed=4, iterations=1), kmeans(points, 6, seed=5, iterations=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_far_from_the_origin_small_differences_still_count() -> None:
+    # |a|^2 - 2 a b + |b|^2 would lose them in float32.
+    points = (1000 + torch.tensor([[0.0], [0.1], [5.0], [5.1]])).float()
+    assert sorted(round(float(c), 2) for c in kmeans(points, 2, seed=0).flatten()) == [1000.05, 1005.05]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(*[st.integers(-3, 3)] * 2), min_size=1, max_size=20),
+    st.integers(1, 6),
+    st.integers(0, 1000),
+)
+def test_any_points_give_centres_among_them(places: list[tuple[int, int]], k: int, seed: int) -> None:
+    points = torch.tensor(places, dtype=torch.float32)  # often with duplicates
+    centres = kmeans(points, k, seed=seed)
+    assert centres.shape == (min(k, len(points)), 2)
+    assert centres.dtype == points.dtype
+    low, high = points.amin(dim=0), points.amax(dim=0)
+    assert ((centres >= low - 1e-4) & (centres <= high + 1e-4)).all()
+    assert inertia(points, centres) <= inertia(points, points.mean(dim=0, keepdim=True)) + 1e-4
+    owned = distances(points, centres).argmin(dim=1).unique()
+    assert len(owned) == min(len(centres), len(set(places)))  # no cluster is empty unless points coincide

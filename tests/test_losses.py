@@ -1,0 +1,200 @@
+"""The losses of both trainings against explicit formulas, and the switches that must reproduce a simpler method."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rcatool.config import Config
+from rcatool.models.rca_net import RcaNet
+from rcatool.models.region_memory import Mixed, pool_regions, region_contrast, region_masks
+from rcatool.stages.networks import cls_network
+from rcatool.stages.train_cls import rca_loss
+from rcatool.stages.train_seg import seg_loss
+
+CLASSES = 3
+TAGS = torch.tensor([[1.0, 1, 0], [0, 1, 0], [1, 0, 1], [0, 0, 1]])
+
+
+def config(**memory: Any) -> Config:
+    made = Config().model_dump()
+    made["cls"] |= {"backbone": "tiny", "weights": "none", "output_stride": 8, "p_weight": 0.4}
+    made["memory"] |= {"contrast_weight": 0.5, "confidence": 0.0, "prototypes": 2} | memory
+    return Config.model_validate(made)
+
+
+def network(settings: Config, seed: int = 0) -> RcaNet:
+    """A network over the four photos of TAGS, in eval mode so that a forward pass does not depend on the batch."""
+    torch.manual_seed(seed)
+    model = cls_network(settings, TAGS > 0, pretrained=False).eval()
+    with torch.no_grad():
+        for head in model.heads():
+            head.mul_(30)  # scores that differ
+    return model
+
+
+def batch(photos: tuple[int, ...] = (0, 1, 2, 3)) -> tuple[Tensor, Tensor, Tensor]:
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    rows = torch.tensor(photos)
+    return images[rows], TAGS[rows], rows
+
+
+def loss(model: RcaNet, settings: Config, *, contrast: bool, data: tuple[Tensor, Tensor, Tensor] | None = None) -> dict[str, Tensor]:
+    return rca_loss(model, data or batch(), settings, contrast=contrast, generator=torch.Generator().manual_seed(1))
+
+
+def multilabel(score: Tensor, tags: Tensor) -> Tensor:
+    """Mean over classes and photos of the cross entropy of a sigmoid."""
+    p = score.double().sigmoid()
+    return -(tags * p.log() + (1 - tags) * (1 - p).log()).mean()
+
+
+def test_terms_without_contrast() -> None:
+    settings = config()
+    model = network(settings)
+    images, tags, _ = batch()
+    maps = model(images)
+    found = loss(model, settings, contrast=False)
+    main, first = multilabel(maps.o.mean(dim=(2, 3)), tags), multilabel(maps.p.mean(dim=(2, 3)), tags)
+    assert set(found) == {"loss", "loss_o", "loss_p"}
+    for name, expected in (("loss_o", main), ("loss_p", first), ("loss", main + 0.4 * first)):
+        torch.testing.assert_close(found[name].double(), expected, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_the_contrast_is_against_the_memory_before_this_batch() -> None:
+    settings = config(mixup_beta=0.0)
+    model = network(settings)
+    assert float(loss(model, settings, contrast=True)["loss_contrast"].detach()) == 0  # nothing was stored yet
+    bank, bank_cls = (part.clone() for part in model.memory.valid_entries)
+    assert bank_cls.tolist() == TAGS.nonzero()[:, 1].tolist()
+    images, tags, _ = batch()
+    maps = model(images)
+    regions = pool_regions(maps.features, region_masks(maps.p), tags)
+    torch.testing.assert_close(bank, regions.features)
+    plain = Mixed(regions.features, regions.cls, regions.cls, torch.ones(len(regions.cls)))
+    expected = region_contrast(plain, bank, bank_cls, temperature=settings.memory.temperature)
+    found = loss(model, settings, contrast=True)
+    torch.testing.assert_close(found["loss_contrast"], expected)
+    torch.testing.assert_close(found["loss"], found["loss_o"] + 0.4 * found["loss_p"] + 0.5 * expected)
+
+
+def test_memory_takes_the_regions_of_confident_tags() -> None:
+    model = network(config())
+    images, tags, _ = batch()
+    score = model(images).o.mean(dim=(2, 3)).sigmoid().detach()
+    level = float(score[tags > 0].median())
+    settings = config(confidence=level)
+    loss(model, settings, contrast=False)
+    written = {(int(p), int(c)) for p, c in tags.nonzero() if model.memory.visits[model.memory.slots[p, c]] > 0}
+    assert written == {(int(p), int(c)) for p, c in tags.nonzero() if float(score[p, c]) > level}
+    assert 0 < len(written) < int(tags.sum())
+
+
+def test_gradient_reaches_the_backbone_through_each_term() -> None:
+    settings = config()
+    model = network(settings)
+    loss(model, settings, contrast=True)  # fills the memory
+    for name in ("loss_o", "loss_p", "loss_contrast"):
+        model.zero_grad()
+        loss(model, settings, contrast=True)[name].backward()
+        gradients = [p.grad for p in model.backbone.parameters() if p.grad is not None]
+        assert any(g.abs().max() > 0 for g in gradients), name
+        assert all(g.isfinite().all() for g in gradients)
+        heads = {"loss_o": model.o_head, "loss_p": model.p_head}
+        for key, head in heads.items():
+            assert (head.weight.grad is not None and head.weight.grad.abs().max() > 0) == (key == name)
+
+
+def test_contrast_of_weight_zero_changes_no_gradient() -> None:
+    settings = config(contrast_weight=0.0)
+    gradients = []
+    for contrast in (False, True):
+        model = network(settings)
+        loss(model, settings, contrast=contrast)
+        model.zero_grad()
+        loss(model, settings, contrast=contrast)["loss"].backward()
+        gradients.append([p.grad for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_plain_cam_is_the_p_term_alone() -> None:
+    settings = config()
+    made = settings.model_dump()
+    made["cls"] |= {"method": "cam"}
+    plain_settings = Config.model_validate(made)
+    plain, rca = network(plain_settings), network(settings)
+    found = loss(plain, plain_settings, contrast=True)
+    assert set(found) == {"loss"}
+    assert torch.equal(found["loss"], loss(rca, settings, contrast=False)["loss_p"])
+
+
+def test_without_prototypes_o_learns_as_a_plain_cam_does() -> None:
+    # Context off: the feature half of O gets the gradient that a plain head with its weights would get.
+    settings = config(prototypes=0)
+    model = network(settings)
+    maps = model(batch()[0])
+    loss(model, settings, contrast=False)["loss_o"].backward()
+    width = model.backbone.out_channels
+    head = model.o_head.weight[:, width:].detach().clone().requires_grad_()
+    F.multilabel_soft_margin_loss(F.conv2d(maps.features.detach(), head).mean(dim=(2, 3)), TAGS).backward()
+    torch.testing.assert_close(model.o_head.weight.grad[:, width:], head.grad)
+    assert torch.equal(model.o_head.weight.grad[:, :width], torch.zeros_like(head))
+
+
+@pytest.mark.parametrize("design", ["instance-ema", "fifo", "ring-ema"])
+def test_loss_is_reproducible_for_each_design(design: str) -> None:
+    settings = config(design=design, size=3)
+    courses = []
+    for _ in range(2):
+        model = network(settings)
+        course = [loss(model, settings, contrast=True)["loss"].detach() for _ in range(3)]
+        courses.append(torch.stack([*course, model.memory.bank.sum()]))
+    assert torch.equal(*courses)
+    assert courses[0].isfinite().all()
+
+
+def test_loss_in_bfloat16_is_near() -> None:
+    settings = config()
+    wide, half = network(settings), network(settings)
+    for _ in range(2):
+        expected = loss(wide, settings, contrast=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = loss(half, settings, contrast=True)
+    for name, value in expected.items():
+        assert found[name].dtype == torch.float32
+        torch.testing.assert_close(found[name], value, rtol=2e-2, atol=1e-3, msg=name)
+    assert half.memory.bank.dtype == torch.float32
+
+
+def seg_by_loop(logits: Tensor, label: Tensor) -> float:
+    """Mean of -log softmax at the label's value, over pixels that are not 255."""
+    full = F.interpolate(logits, size=label.shape[-2:], mode="bilinear", align_corners=False)
+    terms = []
+    for b, y, x in (label != 255).nonzero().tolist():
+        values = full[b, :, y, x]
+        terms.append(float(values.logsumexp(0) - values[label[b, y, x]]))
+    return sum(terms) / max(len(terms), 1)
+
+
+@pytest.mark.parametrize("ignored", [0.0, 0.4, 1.0])
+def test_seg_loss_equals_a_loop(ignored: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(2, 4, 3, 4, generator=generator)
+    label = torch.randint(4, (2, 9, 11), generator=generator)
+    label[torch.rand(2, 9, 11, generator=generator) < ignored] = 255
+    assert float(seg_loss(logits, label)) == pytest.approx(seg_by_loop(logits, label), abs=1e-5)
+
+
+def test_seg_loss_of_pixels_to_ignore() -> None:
+    logits = torch.randn(1, 4, 3, 3, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    label = torch.full((1, 3, 3), 255)
+    nothing = seg_loss(logits, label)
+    nothing.backward()
+    assert float(nothing.detach()) == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+    logits.grad, label[0, 1, 2] = None, 3
+    seg_loss(logits, label).backward()
+    assert logits.grad.abs().sum(dim=1).nonzero().tolist() == [[0, 1, 2]]
+    assert seg_loss(logits.detach().half(), label).dtype == torch.float32

@@ -1,0 +1,155 @@
+"""CAMs to labels: rules on 4x4 maps by hand, and whole files."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from rcatool.cams import save_cam
+from rcatool.data.labels import IGNORE, read_mask
+from rcatool.errors import DataError
+from rcatool.metrics import confusion_matrix, sweep_confusion
+from rcatool.pseudo import LabelJob, LabelRule, background_score, cam_to_label, make_label, unary_probabilities
+from rcatool.refine.crf import CrfParams
+
+# Two maps on 4x4 pixels, of the classes 0 and 6: labels 1 and 7.
+CAM = np.array(
+    [
+        [[0.0, 0.1, 0.2, 0.3], [0.4, 0.5, 0.6, 0.7], [0.8, 0.9, 1.0, 0.0], [0.3, 0.3, 0.5, 0.5]],
+        [[0.0, 0.0, 0.0, 0.0], [0.9, 0.5, 0.5, 0.8], [0.1, 0.2, 0.3, 1.0], [0.4, 0.2, 0.5, 0.6]],
+    ],
+    np.float32,
+)
+KEYS = np.array([0, 6])
+
+
+def rule(**changes: Any) -> LabelRule:
+    defaults = {"background": "threshold", "bg_threshold": 0.3, "bg_power": 4.0, "crf": "none", "crf_params": None, "confidence": 0.0}
+    return LabelRule(**(defaults | changes))
+
+
+BY_HAND: dict[str, tuple[LabelRule, list[list[int]]]] = {
+    # A tie goes to the background (0.3), then to the lower class (0.5).
+    "threshold 0.3": (rule(), [[0, 0, 0, 0], [7, 1, 1, 7], [1, 1, 1, 7], [7, 0, 1, 7]]),
+    "threshold 0": (rule(bg_threshold=0.0), [[0, 1, 1, 1], [7, 1, 1, 7], [1, 1, 1, 7], [7, 1, 1, 7]]),
+    "threshold 0.55": (rule(bg_threshold=0.55), [[0, 0, 0, 0], [7, 0, 1, 7], [1, 1, 1, 7], [0, 0, 0, 7]]),
+    "threshold 1": (rule(bg_threshold=1.0), [[0] * 4] * 4),
+    # (1 - max)^2 > max where max < 0.382.
+    "power 2": (rule(background="power", bg_power=2.0), [[0, 0, 0, 0], [7, 1, 1, 7], [1, 1, 1, 7], [7, 0, 1, 7]]),
+    # (1 - max)^8 > max where max < 0.188.
+    "power 8": (rule(background="power", bg_power=8.0), [[0, 0, 1, 1], [7, 1, 1, 7], [1, 1, 1, 7], [7, 1, 1, 7]]),
+    # Shares such as 0.5 / (0.3 + 0.5 + 0.5) = 0.38 for the second pixel of the second row.
+    "confidence": (rule(confidence=0.5), [[0, 0, 0, 0], [7, IGNORE, IGNORE, IGNORE], [1, 1, 1, 7], [IGNORE] * 4]),
+}
+
+
+@pytest.mark.parametrize("case", BY_HAND)
+def test_labels_by_hand(case: str) -> None:
+    which, expected = BY_HAND[case]
+    label = cam_to_label(CAM, KEYS, None, which)
+    assert label.dtype == np.uint8
+    assert label.tolist() == expected
+
+
+@pytest.mark.parametrize("background", ["threshold", "power"])
+@pytest.mark.parametrize("crf_params", [None, CrfParams(2, 3, 3, 80, 13, 10)])
+@pytest.mark.parametrize("crf", ["seed", "irn"])
+def test_without_tags_everything_is_background(background: str, crf: str, crf_params: CrfParams | None) -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    which = rule(background=background, crf=crf, crf_params=crf_params, confidence=0.9)
+    assert cam_to_label(CAM[:0], KEYS[:0], image, which).tolist() == [[0] * 4] * 4
+
+
+def test_a_map_of_zeros_gives_no_label() -> None:
+    for which in (rule(bg_threshold=0.0), rule(), rule(background="power")):
+        assert cam_to_label(np.zeros_like(CAM), KEYS, None, which).max() == 0
+
+
+def test_background_score() -> None:
+    assert np.unique(background_score(CAM, rule(bg_threshold=0.25))).tolist() == [0.25]
+    power = background_score(CAM, rule(background="power", bg_power=3.0))
+    expected = [[(1 - max(CAM[0, y, x], CAM[1, y, x])) ** 3 for x in range(4)] for y in range(4)]
+    np.testing.assert_allclose(power, expected, atol=1e-6)
+
+
+def test_unary_probabilities() -> None:
+    scores = np.array([0.3, 0.5, 0.2], np.float32).reshape(3, 1, 1)
+    np.testing.assert_allclose(unary_probabilities(2 * scores, "seed"), scores, atol=1e-6)
+    assert unary_probabilities(scores, "irn").flatten().tolist() == pytest.approx([0.15, 0.7, 0.15])
+    assert unary_probabilities(scores[:1], "irn").flatten().tolist() == [1]
+    assert unary_probabilities(np.zeros_like(scores), "seed").tolist() == np.zeros_like(scores).tolist()
+
+
+@st.composite
+def cams(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Maps in steps of 1/8, so that ties are frequent and sums exact, and the ascending classes they belong to."""
+    keys = draw(st.lists(st.integers(0, 19), max_size=3, unique=True).map(sorted))
+    values = draw(st.lists(st.integers(0, 8), min_size=20 * len(keys), max_size=20 * len(keys)))
+    return np.array(values, np.float32).reshape(len(keys), 4, 5) / 8, np.array(keys, np.int64)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cams(), st.sampled_from(["threshold", "power"]), st.sampled_from([0.0, 0.125, 0.5, 1.0]), st.sampled_from([0.0, 0.6]))
+def test_labels_are_background_the_tags_or_ignore(
+    cam: tuple[np.ndarray, np.ndarray], background: str, level: float, confidence: float
+) -> None:
+    label = cam_to_label(*cam, None, rule(background=background, bg_threshold=level, confidence=confidence))
+    assert label.shape == (4, 5)
+    assert set(np.unique(label).tolist()) <= {0, IGNORE, *(cam[1] + 1).tolist()}
+    assert confidence or IGNORE not in label
+
+
+@settings(max_examples=40, deadline=None)
+@given(cams(), st.integers(0, 99))
+def test_the_threshold_sweep_counts_these_labels(cam: tuple[np.ndarray, np.ndarray], seed: int) -> None:
+    maps, keys = cam
+    truth = np.random.default_rng(seed).choice([0, 1, 7, 20, IGNORE], (4, 5)).astype(np.uint8)
+    levels = np.array([0, 0.125, 0.3, 0.5, 1.0])
+    swept = sweep_confusion(truth, maps, keys + 1, levels, 21)
+    for level, counts in zip(levels, swept, strict=True):
+        label = cam_to_label(maps, keys, None, rule(bg_threshold=float(level)))
+        np.testing.assert_array_equal(counts, confusion_matrix(truth, label, 21))
+
+
+def job(tmp_path: Path, size: tuple[int, int] = (8, 8)) -> LabelJob:
+    """A photo whose left half is dark, a CAM that is high there, and where the label goes."""
+    image = np.full((8, 8, 3), 200, np.uint8)
+    image[:, :4] = 20
+    Image.fromarray(image).save(tmp_path / "a.png")
+    cam = np.zeros((1, 4, 4), np.float32)
+    cam[0, :, :2] = 1
+    save_cam(tmp_path / "a.npz", np.array([4]), cam, size)
+    return LabelJob(tmp_path / "a.png", tmp_path / "a.npz", tmp_path / "labels" / "a.png", size)
+
+
+@pytest.mark.parametrize("crf", ["none", "seed", "irn"])
+def test_a_label_file_is_made(crf: str, tmp_path: Path) -> None:
+    if crf != "none":
+        pytest.importorskip("pydensecrf")
+    made = job(tmp_path)
+    make_label(made, rule(crf=crf, crf_params=None if crf == "none" else CrfParams(3, 3, 3, 80, 13, 10)))
+    label = read_mask(made.label, num_classes=20, size=(8, 8))
+    assert label.tolist() == [[5] * 4 + [0] * 4] * 8
+
+
+def test_a_photo_is_opened_for_the_crf_only(tmp_path: Path) -> None:
+    made = job(tmp_path)
+    made.image.unlink()
+    make_label(made, rule())
+    with pytest.raises(DataError, match=re.escape(str(made.image))):
+        make_label(made, rule(crf="seed", crf_params=CrfParams(3, 3, 3, 80, 13, 10)))
+
+
+def test_files_that_do_not_fit_are_named_and_no_label_is_left(tmp_path: Path) -> None:
+    made = job(tmp_path, size=(8, 10))
+    with pytest.raises(DataError, match=r"a\.png: the photo is 8x8, expected 8x10"):
+        make_label(made, rule(crf="seed", crf_params=CrfParams(3, 3, 3, 80, 13, 10)))
+    made.cam.write_bytes(made.cam.read_bytes()[:-30])
+    with pytest.raises(DataError, match=re.escape(str(made.cam))):
+        make_label(made, rule())
+    assert not made.label.exists()
