@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RcaError as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        console.error(error.message, error.hint)
+        # An error from a data-loading process arrives with that process's traceback before it.
+        message = error.message.rpartition(f"{type(error).__module__}.{type(error).__name__}: ")[2]
+        console.error(message, error.hint)
         return error.exit_code
     except KeyboardInterrupt:
         return _stopped()
@@ -56,7 +58,8 @@ def _dispatch(arguments: list[str]) -> int:
     except OSError as error:
         if error.errno not in _MACHINE:
             raise
-        raise SetupError(f"{error.filename or 'a file or standard output'}: {error.strerror}", "see that the disk has room and the folder is yours") from error
+        hint = "see that the disk has room and the folder is yours"
+        raise SetupError(f"{error.filename or 'a file or standard output'}: {error.strerror}", hint) from error
     except MemoryError as error:
         raise SetupError("out of memory", "--set runtime.workers=1") from error
     # typer turns Ctrl-C into this exit code by itself.

@@ -64,7 +64,7 @@ class Cls(Section):
     poly_power: PositiveFloat = Field(0.9, description="power of the poly learning-rate schedule")
     freeze_bn: bool = Field(True, description="keep batch norm at its pretrained statistics")
     p_weight: NonNegative = Field(0.4, description="rca: weight of the classification loss of the first map P")
-    init_o_from_p: bool = Field(False, description="rca: the feature half of the O head starts as the P head, the context half at zero")
+    feature_scale: Unit = Field(1.0, description="rca: factor of F beside the context in the O head's input; 1: the paper's concatenation")
 
     @model_validator(mode="after")
     def _ordered(self) -> "Cls":

@@ -167,6 +167,6 @@ def _load_stage(word: str) -> ModuleType:
 
 def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+    if isinstance(error, (MemoryError, getattr(torch, "OutOfMemoryError", MemoryError))):
         return True
     return any(words in str(error) for words in _MEMORY_WORDS)

@@ -90,7 +90,7 @@ def set_bytes(photo: str) -> None:
     unnoticed("prepare")()
 
 
-CLS_AGAIN, SEG_AGAIN = "rca train-cls --force", "rca train-seg --force"
+CLS_AGAIN, SEG_AGAIN = "rca train-cls --run run --force", "rca train-seg --run run --force"
 
 
 def broken_cls(*breaks: Break) -> tuple[Break, ...]:
@@ -118,8 +118,8 @@ class _Hostile:
     Case("checkpoint without a network", broken_seg(change_checkpoint(SEG, lambda state: state.pop("model"))), "eval", 3, r"final\.pt: does not fit the network of the settings", SEG_AGAIN),
     Case("checkpoint of other classes", broken_cls(change_checkpoint(CLS, lambda state: state.update(classes=["cat"]))), "make-pseudo", 3, r"final\.pt: trained for other classes than this data set has", CLS_AGAIN),
     Case("checkpoint of another network", broken_seg(lambda: Path(SEG).write_bytes(Path(CLS).read_bytes())), "eval", 3, r"final\.pt: does not fit the network of the settings", SEG_AGAIN),
-    Case("checkpoint with NaN", broken_seg(change_checkpoint(SEG, lambda state: [v.fill_(np.nan) for v in state["model"].values() if v.is_floating_point()])), "eval", 3, "the segmentation network's output is not finite", SEG_AGAIN),
-    Case("checkpoint of maps with NaN", broken_cls(change_checkpoint(CLS, lambda state: [v.fill_(np.nan) for v in state["model"].values() if v.is_floating_point()])), "make-pseudo", 3, r"train_00000\.jpg: its CAM is not finite", CLS_AGAIN),
+    Case("checkpoint with NaN", broken_seg(change_checkpoint(SEG, lambda state: [v.fill_(np.nan) for v in state["model"].values() if v.is_floating_point()])), "eval", 3, "the segmentation network's output is not finite", "rca train-seg --force, with a lower seg.lr"),
+    Case("checkpoint of maps with NaN", broken_cls(change_checkpoint(CLS, lambda state: [v.fill_(np.nan) for v in state["model"].values() if v.is_floating_point()])), "make-pseudo", 3, r"train_00000\.jpg: its CAM is not finite", "rca train-cls --force, with a lower cls.lr"),
 )
 def test_checkpoints(rca: Rca, case: Case) -> None:
     check(rca, case)
@@ -151,7 +151,8 @@ def broken_label(*breaks: Break) -> tuple[Break, ...]:
     Case("CAM with NaN", broken_arrays(lambda arrays: arrays["cam"].fill(np.nan)), "make-pseudo", 3, r"train_00004\.npz: values that are not in \[0, 1\]", CAM_AGAIN),
     Case("CAM out of range", broken_arrays(lambda arrays: arrays["cam"].fill(2)), "make-pseudo", 3, r"train_00004\.npz: values that are not in \[0, 1\]", CAM_AGAIN),
     Case("CAM of a photo of another size", broken_arrays(lambda arrays: arrays["size"].fill(64)), "make-pseudo", 3, r"train_00004\.npz: made for a photo of 64x64, expected 48x48", CAM_AGAIN),
-    Case("CAM of other tags", broken_arrays(lambda arrays: arrays.update(keys=arrays["keys"] + 250)), "make-pseudo", 3, r"train_00004\.npz: ", CAM_AGAIN),
+    Case("CAM of other classes", broken_arrays(lambda arrays: arrays.update(keys=arrays["keys"] + 254)), "make-pseudo", 3, r"train_00004\.npz: maps of the classes \[25[\d, ]+\], expected numbers below 254", CAM_AGAIN),
+    Case("CAM of classes too many", (undo("eval"), change_npz(CAM, lambda arrays: arrays.update(keys=arrays["keys"] + 4)), unnoticed("make-pseudo/cams")), "eval", 3, r"train_00004\.npz: maps of the classes \[[\d, ]+\], expected numbers below 4", CAM_AGAIN),
     Case("label cut short", (undo("train-seg"), cut(LABEL)), "train-seg", 4, r"make-pseudo, which is damaged \(1 file changed in size \(first: train_00004\.png\)\)", "rca make-pseudo --run run$"),
     Case("label missing", (undo("train-seg"), remove(LABEL)), "train-seg", 4, r"make-pseudo, which is damaged \(1 file missing \(first: train_00004\.png\)\)", "rca make-pseudo --run run$"),
     Case("label cut short unnoticed", broken_label(cut(LABEL)), "train-seg", 3, r"labels/train_00004\.png: cannot be decoded"),
@@ -159,8 +160,8 @@ def broken_label(*breaks: Break) -> tuple[Break, ...]:
     Case("label in colour", broken_label(lambda: Image.new("RGB", (48, 48)).save(LABEL)), "train-seg", 3, r"labels/train_00004\.png: .*8-bit RGB PNG, expected an 8-bit palette or grey one"),
     Case("label of an unknown class", broken_label(lambda: Image.new("L", (48, 48), 9).save(LABEL)), "train-seg", 3, r"labels/train_00004\.png: mask value 9, expected 0\.\.4 or 255"),
     Case("label broken, with worker processes", broken_label(write(LABEL, "x")), "train-seg --set runtime.workers=1", 3, r"labels/train_00004\.png: cannot be decoded"),
-    Case("scores garbage", (write("run/eval/metrics.json", "{"), unnoticed("eval")), "eval", 3, r"metrics\.json: not valid JSON \(the scores of rca eval\)"),
-    Case("scores of something else", (write("run/eval/metrics.json", "[1]"), unnoticed("eval")), "eval", 3, r"metrics\.json: not a document of scores", "rca eval --force --run run"),
+    Case("scores garbage", (write("run/eval/metrics.json", "{"), unnoticed("eval")), "eval", 3, r"metrics\.json: not valid JSON \(the scores of rca eval\)", "rca eval --run run --force"),
+    Case("scores of something else", (write("run/eval/metrics.json", "[1]"), unnoticed("eval")), "eval", 3, r"metrics\.json: not a document of scores", "rca eval --run run --force"),
 )
 def test_maps_labels_and_scores(rca: Rca, case: Case) -> None:
     check(rca, case)
@@ -173,6 +174,7 @@ def test_maps_labels_and_scores(rca: Rca, case: Case) -> None:
         for step in STEPS[1:]
     ),
     Case("record of prepare broken", (write("run/prepare/stage.json", '{"status": "do'),), "run", 4, r"prepare, which is damaged \(.*stage\.json: not valid JSON", "rca prepare shapes --run run"),
+    Case("record of prepare broken, for prepare", (write("run/prepare/stage.json", "x"),), "prepare shapes", 3, r"stage\.json: not valid JSON", "rca prepare shapes --run run --force"),
     Case("record of another kind", (write("run/train-seg/stage.json", '{"status": "done"}'),), "train-seg", 3, r"train-seg/stage\.json: not a record of train-seg", "rca train-seg --run run --force"),
     Case("record nested without end", (write("run/train-cls/stage.json", "[" * 100_000),), "make-pseudo", 4, r"train-cls, which is damaged", "rca train-cls --run run"),
 )

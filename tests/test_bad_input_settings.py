@@ -1,7 +1,7 @@
 """Mistakes on the command line, in settings and in settings files: each named in one line, nothing done, nothing lost."""
 
 import pytest
-from broken import Case, Rca, check, cut, grow, remove, replace, set_up, table, undo, write
+from broken import Case, Rca, check, grow, remove, replace, set_up, table, undo, write
 from tiny_run import TinyRun
 
 
@@ -20,10 +20,10 @@ CONFIG = r"run/config\.yaml"
     Case("mistyped command", (), "trian-cls", 2, "No such command 'trian-cls'", "did you mean train-cls"),
     Case("mistyped data set", (), "prepare foldr", 2, "No such command 'foldr'", "did you mean folder"),
     Case("mistyped option", (), "train-cls --devcie cpu", 2, "No such option: --devcie", "did you mean --device"),
-    Case("option without value", (), "eval --run", 2, "--run", "rca eval --help"),
+    Case("option without value", (), "eval --run", 2, "Option '--run' requires an argument", "rca --help"),
     Case("option that must be there", (), "prepare voc", 2, "Missing option '--root'", "rca prepare voc --help"),
     Case("a word too many", (), "make-pseudo now", 2, "unexpected extra argument", "rca make-pseudo --help"),
-    Case("text for a number option", (), "prepare shapes --seed one", 2, "--seed.*'one' is not a valid int", "rca prepare shapes --help"),
+    Case("text for a number option", (), "prepare shapes --seed one", 2, "'--seed': .*valid integer", "rca prepare shapes --help"),
 )
 def test_command_line(rca: Rca, case: Case) -> None:
     check(rca, case)
@@ -53,6 +53,9 @@ def test_command_line(rca: Rca, case: Case) -> None:
     Case("infinity in digits", (), "run --set seg.lr=1e400", 2, r"seg\.lr: expected a finite number, got 1e400"),
     Case("below the range", (), "run --set cls.lr=-0.1", 2, r"cls\.lr: expected more than 0, got -0\.1"),
     Case("above the range", (), "run --set pseudo.bg_threshold=1.5", 2, r"pseudo\.bg_threshold: expected at most 1, got 1\.5"),
+    Case("above what a float holds", (), "run --set cls.weight_decay=1e300", 2, r"cls\.weight_decay: expected at most 1000000000, got 1e300"),
+    Case("above what an int holds", (), f"run --set pseudo.crf_iterations={2**70}", 2, r"pseudo\.crf_iterations: expected less than 2147483648"),
+    Case("larger than any photo", (), "run --set seg.resize_scale=[1,1e6]", 2, r"seg\.resize_scale: expected at most 8"),
     Case("a range the wrong way round", (), "run --set cls.resize_long=[64,48]", 2, r"cls\.resize_long: 64 > 48, expected \[smallest, largest\]"),
     Case("a seed too large for the generator", (), f"run --set seed={2**70}", 2, "seed: expected less than"),
     Case("unknown network", (), "run --set seg.backbone=resnet5", 2, r"seg\.backbone: 'resnet5' is not one of .*resnet50"),
@@ -64,12 +67,11 @@ def test_settings(rca: Rca, case: Case) -> None:
 
 @table(
     Case("not YAML", (write("run/config.yaml", "cls: ["),), "run", 2, CONFIG + r":1: not valid YAML"),
-    Case("cut in the middle", (cut("run/config.yaml", 0.997),), "train-cls", 2, CONFIG),
     Case("a NUL", (write("run/config.yaml", "cls:\n  lr: \0"),), "status", 2, CONFIG + ".*not valid YAML"),
     Case("not text", (write("run/config.yaml", b"cls: \xff\xfe"),), "eval", 2, CONFIG + r": not UTF-8 text \(byte 5\)"),
     Case("a list", (write("run/config.yaml", "- cls\n"),), "run", 2, CONFIG + ":1: expected NAME: VALUE lines"),
     Case("nested without end", (write("run/config.yaml", "[" * 5000),), "run", 2, CONFIG + ".*not valid YAML"),
-    Case("larger than any settings", (grow("run/config.yaml", 2**31),), "run", 2, CONFIG + ": larger than 1 MiB"),
+    Case("larger than any settings", (grow("run/config.yaml", 2**21),), "run", 2, CONFIG + ": larger than 1 MiB"),
     Case("aliases that multiply", (write("run/config.yaml", BOMB),), "status", 2, CONFIG + r":2: .*aliases \(\*name\) are not allowed"),
     Case("an object to be built", (write("run/config.yaml", "cls: !!python/object/apply:os.abort []"),), "run", 2, "tag .*python.* is not allowed"),
     Case("unknown key", (replace("run/config.yaml", "batch_size", "batchsize"),), "run", 2, r"unknown setting: cls\.batchsize \(run", r"cls\.batch_size"),

@@ -152,12 +152,15 @@ def test_without_memory_it_is_the_plain_network() -> None:
     assert torch.equal(RcaNet(backbone(), CLASSES, memory(filled=True))(images()).p, maps.p)
 
 
-@pytest.mark.parametrize("filled", [False, True])
-def test_o_can_start_as_p(filled: bool) -> None:
-    net = RcaNet(backbone(), CLASSES, memory(filled=filled), init_o_from_p=True)
+@pytest.mark.parametrize("scale", [0.0, 0.3, 1.0])
+def test_feature_scale_weighs_the_features_against_the_context(scale: float) -> None:
+    net = RcaNet(backbone(), CLASSES, memory(filled=True), feature_scale=scale)
     maps = net(images())
-    torch.testing.assert_close(maps.o, maps.p)
-    assert net.o_head.weight.data_ptr() != net.p_head.weight.data_ptr()
+    width = maps.features.shape[1]
+    context, features = net.o_head.weight[:, :width, 0, 0], net.o_head.weight[:, width:, 0, 0]
+    aggregated = aggregate(maps.features, net.memory.valid_prototypes, attention="cosine", attention_temperature=0.07)
+    expected = torch.einsum("cd,bdhw->bchw", context, aggregated) + scale * torch.einsum("cd,bdhw->bchw", features, maps.features)
+    torch.testing.assert_close(maps.o, expected)
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -25,8 +25,9 @@ class Maps:
 
 
 class RcaNet(nn.Module):
-    """F = backbone(I); P = 1x1(F); O = 1x1([context, F]) with context from the memory's prototypes (paper Fig. 2, spec 1.1).
+    """F = backbone(I); P = 1x1(F); O = 1x1([context, s F]) with context from the memory's prototypes (paper Fig. 2, spec 1.1).
 
+    `feature_scale` s is 1 in the paper; below 1 the context weighs more, and O is flatter over an object than P.
     Heads are 1x1 and free of bias, so that a class's score is exactly the mean of its map. Without a memory it is the
     plain CAM network. `forward` has no side effect; with the aggregation off, or before there are prototypes, the
     context is zero and O depends on F only.
@@ -40,7 +41,7 @@ class RcaNet(nn.Module):
         *,
         attention: Literal["cosine", "dot"] = "cosine",
         attention_temperature: float = 0.07,
-        init_o_from_p: bool = False,
+        feature_scale: float = 1.0,
     ) -> None:
         super().__init__()
         width = backbone.out_channels
@@ -48,16 +49,13 @@ class RcaNet(nn.Module):
         self.memory = memory
         self.attention: Literal["cosine", "dot"] = attention
         self.attention_temperature = attention_temperature
+        self.feature_scale = feature_scale
         self.p_head = nn.Conv2d(width, num_classes, 1, bias=False)
         nn.init.normal_(self.p_head.weight, std=0.01)
         self.o_head: nn.Conv2d | None = None
         if memory is not None:
             self.o_head = nn.Conv2d(2 * width, num_classes, 1, bias=False)
             nn.init.normal_(self.o_head.weight, std=0.01)
-            if init_o_from_p:
-                with torch.no_grad():
-                    self.o_head.weight[:, :width] = 0
-                    self.o_head.weight[:, width:] = self.p_head.weight
 
     def forward(self, images: Tensor) -> Maps:
         """Images (B, 3, H, W) float32, normalised -> maps at the backbone's output stride."""
@@ -68,7 +66,7 @@ class RcaNet(nn.Module):
         context = aggregate(
             features, self.memory.valid_prototypes, attention=self.attention, attention_temperature=self.attention_temperature
         )
-        return Maps(features, p, self.o_head(torch.cat([context, features], dim=1)))
+        return Maps(features, p, self.o_head(torch.cat([context, self.feature_scale * features], dim=1)))
 
     def heads(self) -> list[nn.Parameter]:
         """The parameters that start from nothing and take the heads' learning rate."""

@@ -44,7 +44,7 @@ def cls_network(config: Config, tags: Tensor, *, pretrained: bool) -> RcaNet:
         memory,
         attention=settings.attention,
         attention_temperature=settings.attention_temperature,
-        init_o_from_p=config.cls.init_o_from_p,
+        feature_scale=config.cls.feature_scale,
     )
 
 
