@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import re
 import signal
 import sys
@@ -73,6 +74,8 @@ def _stopped() -> int:
 
 def entry() -> NoReturn:
     """The console script."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # None where the caller closed it
+    sys.stderr = sys.stderr or open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name may not be text, or not in the terminal's encoding
             stream.reconfigure(errors="backslashreplace")

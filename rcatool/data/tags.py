@@ -41,12 +41,12 @@ def read_text_tags(path: Path, info: ClassInfo) -> dict[str, list[int]]:
 
 def read_vector_tags(path: Path, info: ClassInfo) -> dict[str, list[int]]:
     """Read cls_labels.npy, a 0 or 1 for each class, into id -> class indices; DataError naming the file."""
-    found = {}
+    found: dict[str, list[int]] = {}
     for image_id, vector in read_tag_vectors(path).items():
         strange = vector[~np.isin(vector, (0, 1))]
         if len(vector) != info.num_classes or len(strange):
-            found = f"{len(vector)} values{f', one of them {strange[0]:g}' if len(strange) else ''}"
-            raise DataError(f"{path}: {image_id} has {found}; expected {info.num_classes} of 0 or 1")
+            content = f"{len(vector)} values{f', one of them {strange[0]:g}' if len(strange) else ''}"
+            raise DataError(f"{path}: {image_id} has {content}; expected {info.num_classes} of 0 or 1")
         found[image_id] = np.flatnonzero(vector).tolist()
     return found
 
