@@ -181,6 +181,13 @@ def test_full_disk_behind_standard_output() -> None:
     assert "Exception" not in done.stderr
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "| true"])
+def test_closed_output(closed: str) -> None:
+    line = f'"{sys.executable}" -m rcatool status --run "{Path("run").absolute()}" {closed}'
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EIO, errno.EDQUOT])
 def test_files_that_cannot_be_put_in_place(rca: Rca, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def refuse(source: Path, target: Path) -> None:

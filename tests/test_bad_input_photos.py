@@ -1,5 +1,6 @@
 """Photos, masks, lists and tags that `rca prepare` cannot use, met while a finished run is in place: it must stay as it is."""
 
+import json
 import pickle
 import struct
 import zlib
@@ -171,6 +172,15 @@ MANY = f"a.jpg,{';'.join(f'tag{n}' for n in range(255))}\n"
 )
 def test_folders(rca: Rca, case: Case) -> None:
     check_prepare(rca, case)
+
+
+def test_nothing_to_score_with(rca: Rca) -> None:
+    """Photos without masks can be trained on; `eval` says what it cannot score, and that is no error."""
+    assert rca(*FOLDER.split(), "--run", "mine", "--config", "run/config.yaml", "--val-fraction", "0.4").code == 0
+    code, out, err = rca("run", "--run", "mine", "--json")
+    assert (code, json.loads(out)) == (0, {})
+    assert "train photos have no mask and are not scored" in err
+    assert "no val photo has a mask, so the segmentation network cannot be scored" in err
 
 
 @table(

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rcatool.models.region_memory import RegionMemory
 
-MARGIN = 0.015  # mIoU; the gain over the plain CAM is about twice that
+MARGIN = 0.02  # mIoU; the gain over the plain CAM is nearly twice that
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +70,10 @@ def test_a_memory_with_permuted_classes_loses_the_margin(
 
     def permuted(self: RegionMemory, *args: Any, **kwargs: Any) -> int:
         written = update(self, *args, **kwargs)
-        if not hasattr(self, "true_class"):
-            self.true_class = self.slot_class.clone()
-        self.slot_class.copy_((self.true_class + 1) % self.num_classes)
+        if not hasattr(self, "permuted_class"):
+            order = torch.randperm(len(self.slot_class), generator=torch.Generator().manual_seed(7))
+            self.permuted_class = self.slot_class[order]
+        self.slot_class.copy_(self.permuted_class)
         return written
 
     monkeypatch.setattr(RegionMemory, "update", permuted)
