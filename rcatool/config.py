@@ -90,7 +90,7 @@ class Memory(Section):
     prototypes: Natural = Field(10, description="k-means prototypes per class for the aggregation; 0: no aggregation")
     prototypes_start: Natural = Field(1, description="first epoch (from 0) with the aggregation")
     kmeans_iterations: Positive = Field(30, description="most Lloyd iterations")
-    attention: Literal["cosine", "dot"] = Field("cosine", description="similarity of a pixel and a prototype")
+    attention: Literal["cosine", "centred", "dot"] = Field("cosine", description="similarity of a pixel and a prototype; centred: seen from the mean prototype")
     attention_temperature: PositiveFloat = Field(0.07, description="temperature of the aggregation's softmax")
 
 

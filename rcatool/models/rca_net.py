@@ -1,13 +1,12 @@
 """The classification network: backbone, P head, aggregation over the memory's prototypes, O head."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from rcatool.models.backbones import Backbone
-from rcatool.models.region_memory import RegionMemory, aggregate
+from rcatool.models.region_memory import Attention, RegionMemory, aggregate
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class RcaNet(nn.Module):
         num_classes: int,
         memory: RegionMemory | None = None,
         *,
-        attention: Literal["cosine", "dot"] = "cosine",
+        attention: Attention = "cosine",
         attention_temperature: float = 0.07,
         feature_scale: float = 1.0,
     ) -> None:
@@ -47,7 +46,7 @@ class RcaNet(nn.Module):
         width = backbone.out_channels
         self.backbone = backbone
         self.memory = memory
-        self.attention: Literal["cosine", "dot"] = attention
+        self.attention: Attention = attention
         self.attention_temperature = attention_temperature
         self.feature_scale = feature_scale
         self.p_head = nn.Conv2d(width, num_classes, 1, bias=False)

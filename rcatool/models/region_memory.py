@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from rcatool.kmeans import kmeans
 
+Attention = Literal["cosine", "centred", "dot"]
+
 
 @dataclass(frozen=True)
 class Regions:
@@ -109,20 +111,26 @@ def region_contrast(mixed: Mixed, memory: Tensor, memory_cls: Tensor, *, tempera
     return loss / counted.clamp(min=torch.finfo(wide).tiny)
 
 
-def aggregate(features: Tensor, prototypes: Tensor, *, attention: Literal["cosine", "dot"], attention_temperature: float) -> Tensor:
+def aggregate(features: Tensor, prototypes: Tensor, *, attention: Attention, attention_temperature: float) -> Tensor:
     """Semantic aggregation (spec 1.6): each pixel of features (B, D, h, w) as a softmax mix of prototypes (M, D).
 
     Non-parametric attention over all prototypes; without prototypes (M = 0) the context is zero. `dot` with
-    temperature 1 is the paper's form; `cosine` compares directions.
+    temperature 1 is the paper's form; `cosine` compares directions; `centred` compares directions as seen from the mean
+    prototype, and takes that mean off the context: what all prototypes share tells no class from another.
     """
     if not len(prototypes):
         return torch.zeros_like(features)
-    query, key = features.flatten(2).transpose(1, 2), prototypes.to(features.dtype)  # (B, hw, D), (M, D)
-    if attention == "cosine":
-        query, key = F.normalize(query, dim=2), F.normalize(key, dim=1)
+    value = prototypes.to(features.dtype)  # (M, D)
+    query = features.flatten(2).transpose(1, 2)  # (B, hw, D)
+    if attention == "centred":
+        centre = value.mean(dim=0)
+        query, value = query - centre, value - centre
+    key = value
+    if attention != "dot":
+        query, key = F.normalize(query, dim=2), F.normalize(value, dim=1)
     logits = query @ key.T / attention_temperature
     share = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=2)
-    return (share.to(features.dtype) @ prototypes.to(features.dtype)).transpose(1, 2).view_as(features)
+    return (share.to(features.dtype) @ value).transpose(1, 2).view_as(features)
 
 
 class RegionMemory(nn.Module):
