@@ -11,7 +11,6 @@ from rcatool.data.labels import MAX_CLASSES
 from rcatool.errors import DataError
 from rcatool.files import atomic_save
 
-
 # What reading a broken npz raises: RuntimeError for odd flags of the archive, TypeError for a plain npy, MemoryError for a huge shape.
 _BROKEN = (OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error)
 

@@ -12,7 +12,6 @@ from torch import nn
 from rcatool.errors import DataError
 from rcatool.files import atomic_save
 
-
 # What torch's restricted unpickler raises on a broken or foreign file; the odd ones come from flipped bytes.
 _BROKEN = (
     RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, MemoryError,

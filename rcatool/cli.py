@@ -74,8 +74,9 @@ def _stopped() -> int:
 
 def entry() -> NoReturn:
     """The console script."""
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # None where the caller closed it
-    sys.stderr = sys.stderr or open(os.devnull, "w")
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the caller closed it
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name may not be text, or not in the terminal's encoding
             stream.reconfigure(errors="backslashreplace")

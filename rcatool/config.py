@@ -83,7 +83,7 @@ class Memory(Section):
     region_map: Literal["raw", "relu", "softmax"] = Field("raw", description="what of P is thresholded into a region")
     region_threshold: Literal["mean", "max"] = Field("mean", description="above the spatial mean, or above region_theta x maximum")
     region_theta: Unit = Field(0.3, description="share of the maximum (region_threshold max)")
-    contrast_weight: NonNegative = Field(0.01, description="weight of the semantic contrast; 0: off")
+    contrast_weight: NonNegative = Field(2e-4, description="weight of the semantic contrast (mean over regions) beside a mean classification loss; 0: off")
     contrast_start: Natural = Field(2, description="first epoch (from 0) with the contrast")
     temperature: PositiveFloat = Field(0.07, description="temperature of the contrast")
     mixup_beta: NonNegative = Field(8.0, description="Beta parameter of the region mix-up; 0: off")
@@ -127,7 +127,9 @@ class Seg(Section):
     backbone: Backbone = Field("resnet101", description="torchvision network, dilated")
     weights: str = Field("imagenet", description="`imagenet`, `none`, or the path of a state dict")
     output_stride: Literal[8, 16] = Field(8, description="input pixels per feature cell")
-    aspp_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field((6, 12, 18, 24), description="dilation rates of the summed 3x3 convolutions")
+    aspp_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
+        (6, 12, 18, 24), description="dilation rates of the summed 3x3 convolutions"
+    )
     epochs: Positive = Field(20, description="passes over the training photos")
     batch_size: Positive = Field(10, description="photos per step")
     crop_size: Annotated[int, Field(ge=32, le=2048)] = Field(321, description="side of the square training crop, pixels")

@@ -12,17 +12,20 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import pytest
+from breaks import RUN, Break, replace
 from conftest import Result
-from tiny_run import STEPS, TinyRun
+from small_voc import make_mask, make_photo, make_voc
+from tiny_run import TinyRun, digests
 
 Rca = Callable[..., Result]
-Break = Callable[[], object]
 
-RUN, DATA = Path("run"), Path("data")
+DATA = Path("data")
+PREPARE_VOC = "prepare voc --root voc"
+PREPARE_FOLDER = "prepare folder --images photos --tags tags.csv"
+COMPLETE_LIST = r"complete list in run/prepare-problems\.txt"
 
 
 class Case(NamedTuple):
@@ -49,6 +52,15 @@ def set_up(undisturbed: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RCA_RUN", str(RUN))
 
 
+def make_data_sets() -> None:
+    """Two more data sets in the current folder, for `PREPARE_VOC` and `PREPARE_FOLDER`."""
+    make_voc(Path("voc"))
+    for seed, name in enumerate("abc"):
+        make_photo(Path("photos", f"{name}.jpg"), seed)
+        make_mask(Path("masks", f"{name}.png"), [1, 255])
+    Path("tags.csv").write_text("image,tags\na.jpg,cat\nb.jpg,cat;dog\nc.jpg,dog\n")
+
+
 def check(rca: Rca, case: Case) -> None:
     """Break, run the command, and compare code, message and hint; whatever was finished and whole must be there still."""
     for broken in case.broken:
@@ -57,6 +69,15 @@ def check(rca: Rca, case: Case) -> None:
     result = rca(*shlex.split(case.line))
     check_answer(result, case)
     assert not finished - all_files(), "a finished file is lost"
+    assert not Path("hacked").exists()
+
+
+def check_prepare(rca: Rca, case: Case) -> None:
+    """Also, a data set that cannot be used leaves the run as it was, settings and all: every step is still current."""
+    before = digests(RUN), Path("run/config.yaml").read_bytes()
+    check(rca, case)
+    assert (digests(RUN), Path("run/config.yaml").read_bytes()) == before
+    assert "everything is up to date" in rca("run").err
 
 
 def check_answer(result: Result, case: Case) -> None:
@@ -65,11 +86,11 @@ def check_answer(result: Result, case: Case) -> None:
     assert result.code == case.code, result.err
     assert len(news) <= 1, result.err
     assert result.out == ""
-    lines = last.splitlines()
-    assert re.search(rf"^error: .*{case.message}", lines[0]), last
-    assert len(lines[0]) < 500
-    assert len(lines) == (2 if case.hint else len(lines[:2]))
-    assert re.search(rf"^hint: .*{case.hint}", lines[1]) if case.hint else True, last
+    error, *hint = last.splitlines()
+    assert re.search(rf"^error: .*{case.message}", error), last
+    assert len(error) < 500
+    assert len(hint) <= 1, last
+    assert not case.hint or re.search(rf"^hint: .*{case.hint}", "".join(hint)), last
     assert not re.search(r"Traceback|object at 0x|<class|Errno", result.err), result.err
 
 
@@ -100,115 +121,3 @@ def _recorded(record: Path) -> dict[str, int]:
         return dict(document["inventory"]["sizes"]) if document["status"] == "done" else {}
     except (ValueError, LookupError, TypeError, RecursionError):
         return {}
-
-
-# ---- ways to break files
-
-
-def undo(step: str) -> Break:
-    """As if `step` and those after it had never begun."""
-    return lambda: [shutil.rmtree(RUN / name) for name in STEPS[STEPS.index(step) :]]
-
-
-def write(path: str, content: str | bytes = b"") -> Break:
-    """Put a file there, in place of what is there."""
-
-    def broken() -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_bytes(content.encode() if isinstance(content, str) else content)
-
-    return broken
-
-
-def cut(path: str, share: float = 0.5) -> Break:
-    """Leave the first part of a file only."""
-    return lambda: Path(path).write_bytes(Path(path).read_bytes()[: int(share * Path(path).stat().st_size)])
-
-
-def spoil(path: str) -> Break:
-    """Overwrite the second half of a file; its size stays, so that a look at sizes does not tell."""
-
-    def broken() -> None:
-        data = Path(path).read_bytes()
-        Path(path).write_bytes(data[: len(data) // 2] + b"\x55" * (len(data) - len(data) // 2))
-
-    return broken
-
-
-def remove(path: str) -> Break:
-    """Delete a file or folder."""
-    return lambda: shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
-
-
-def rename(path: str, to: str) -> Break:
-    """Give a file another name."""
-    return lambda: Path(path).rename(to)
-
-
-def replace(path: str, old: str, new: str) -> Break:
-    """Replace the first occurrence of a text in a file."""
-
-    def broken() -> None:
-        text = Path(path).read_text()
-        assert old in text, f"{path} has no {old}"
-        Path(path).write_text(text.replace(old, new, 1))
-
-    return broken
-
-
-def grow(path: str, size: int) -> Break:
-    """Make a file as large as `size` bytes, without taking up that room."""
-
-    def broken() -> None:
-        with open(path, "ab") as handle:
-            handle.truncate(size)
-
-    return broken
-
-
-def unnoticed(step: str) -> Break:
-    """Let the record of a step say that its files have the sizes that they have now, as if the disk had garbled them later."""
-
-    def broken() -> None:
-        path = RUN / step / "stage.json"
-        record = json.loads(path.read_bytes())
-        record["inventory"]["sizes"] = {name: (RUN / step / name).stat().st_size for name in record["inventory"]["sizes"]}
-        path.write_text(json.dumps(record))
-
-    return broken
-
-
-def unfinished(step: str) -> Break:
-    """As if `step` had been stopped before its end."""
-
-    def broken() -> None:
-        path = RUN / step / "stage.json"
-        record = json.loads(path.read_bytes())
-        path.write_text(json.dumps({key: record[key] for key in ("fingerprint", "settings", "inputs", "outside")} | {"status": "running"}))
-
-    return broken
-
-
-def change_npz(path: str, change: Callable[[dict[str, Any]], object]) -> Break:
-    """Change the arrays of an npz file."""
-
-    def broken() -> None:
-        with np.load(path) as archive:
-            arrays = dict(archive)
-        change(arrays)
-        np.savez(path, **arrays)
-
-    return broken
-
-
-def change_checkpoint(path: str, change: Callable[[dict[str, Any]], object]) -> Break:
-    """Change what a checkpoint holds."""
-
-    def broken() -> None:
-        import torch
-
-        state = torch.load(path, weights_only=True)
-        change(state)
-        torch.save(state, path)
-
-    return broken

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import Result
 from PIL import Image
-from tiny_run import assign
+from tiny_run import CONFIG, assign
 
 from rcatool.data.labels import IGNORE, VOC_CLASSES
 
@@ -18,10 +18,7 @@ Rca = Callable[..., Result]
 CLASSES = ("horse", "person", "cow", "bird")  # in an order of their own
 PHOTOS = 16
 LONG_SIDE = 96
-SETTINGS = (
-    "cls.epochs=2", "cls.batch_size=4", "cls.crop_size=64", "cls.resize_long=[64, 96]", "memory.prototypes=2", "memory.prototypes_start=1",
-    "memory.contrast_start=1", "cam.scales=[1.0]", "seg.epochs=2", "seg.batch_size=4", "seg.crop_size=64", "runtime.workers=0",
-)  # fmt: skip
+SETTINGS = ("cls.crop_size=64", "cls.resize_long=[64, 96]", "seg.crop_size=64", "cam.scales=[1.0]")
 
 
 @pytest.fixture
@@ -63,7 +60,7 @@ def copy_small(source: Path, target: Path) -> None:
 def test_photos_with_masks(rca: Rca, holiday: Path) -> None:
     run = holiday / "run"
     places = ("--images", holiday / "my photos", "--tags", holiday / "tags.csv", "--masks", holiday / "masks")
-    prepared = rca("prepare", "folder", *places, "--run", run, "--config", "shapes", *assign(*SETTINGS))
+    prepared = rca("prepare", "folder", *places, "--run", run, "--config", CONFIG, *assign(*SETTINGS))
     assert prepared.code == 0, prepared.err
     assert "with values 0 background, 1 horse, 2 person, 3 cow, 4 bird" in prepared.err
     assert "train: 12 photos, 12 with a mask" in prepared.err
@@ -97,7 +94,7 @@ def test_photos_without_masks(rca: Rca, holiday: Path) -> None:
     (holiday / "tags.csv").write_text("".join(f"{row}\n" for row in rows))
     run = holiday / "run"
     places = ("--images", holiday / "my photos", "--tags", holiday / "tags.csv", "--val-fraction", "0.3")
-    prepared = rca("prepare", "folder", *places, "--run", run, "--config", "shapes", *assign(*SETTINGS))
+    prepared = rca("prepare", "folder", *places, "--run", run, "--config", CONFIG, *assign(*SETTINGS))
     assert prepared.code == 0, prepared.err
     assert "no training photo has a mask: `rca eval` cannot score CAMs and pseudo labels" in prepared.err
     assert "no val photo has a mask: `rca eval` cannot score the segmentation network" in prepared.err

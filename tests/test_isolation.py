@@ -78,7 +78,7 @@ def test_predictions_see_no_tags(rca: Rca, undisturbed: TinyRun, tmp_path: Path)
     wrong = {"val_00001": ["dots"], "val_00003": [], "val_00004": ["ring", "cross", "dots", "bars"]}
     assert all(wrong[name] != tags for name, *tags in lines if name in wrong)
     (data / "tags.txt").write_text("".join(f"{' '.join([name, *wrong.get(name, tags)])}\n" for name, *tags in lines))
-    voc = ["prepare", "voc", *prepare_arguments(run, data)[2:], "--config", "shapes", *assign("data.train_list=train", "data.val_list=val")]
+    voc = ["prepare", "voc", *prepare_arguments(run, data)[2:], *assign("data.train_list=train", "data.val_list=val")]
     assert rca(*voc).code == 0
     assert rca("run", "--run", run).code == 0
 

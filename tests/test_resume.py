@@ -41,7 +41,7 @@ MOMENTS = [
     ("make-pseudo/labels", "labels/stage.json", 1),
     ("make-pseudo/labels", "labels/train_00000.png", 1),
     ("make-pseudo/labels", "labels/train_00009.png", 1),
-    ("make-pseudo/labels", "labels/train_00007.png", 0),
+    ("make-pseudo/labels", "labels/stage.json", 2),
     ("train-seg", "train-seg/stage.json", 1),
     ("train-seg", "train-seg/last.pt", 1),
     ("train-seg", "train-seg/last.pt", 3),

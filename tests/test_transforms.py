@@ -59,6 +59,8 @@ def test_resize() -> None:
     assert half.mean() == pytest.approx(float(image.float().mean()), abs=4)
     larger = torch.nn.functional.interpolate(image[None].float(), size=(13, 31), mode="bilinear", align_corners=False)[0]
     assert (resize(image, 13, 31).float() - larger).abs().max() < 1.1  # rounded to whole numbers
+    assert resize(image, 1, 1).tolist() == image.float().mean(dim=(1, 2), keepdim=True).round().tolist()
+    assert resize(image, 1, 7).shape == (3, 1, 7)
 
 
 @pytest.mark.parametrize(("size", "scale", "expected"), [((10, 20), 0.5, (5, 10)), ((3, 7), 1.5, (4, 10)), ((2, 900), 0.1, (1, 90))])

@@ -11,15 +11,7 @@ from rcatool.cli import main
 STEPS = ("prepare", "train-cls", "make-pseudo/cams", "make-pseudo/labels", "train-seg", "eval")
 NO_RESULTS = ("stage.json", "log.jsonl", "last.pt")
 
-# Contrast and prototypes start early, so that what the memory holds decides how training goes on. Small batches: enough
-# steps for labels and predictions that are not all background.
-SETTINGS = (
-    "data.shapes_train=16", "data.shapes_val=6", "data.shapes_size=48",
-    "cls.epochs=3", "cls.batch_size=2", "cls.crop_size=48", "cls.resize_long=[48, 64]",
-    "memory.prototypes=3", "memory.prototypes_start=1", "memory.contrast_start=1",
-    "seg.epochs=3", "seg.batch_size=4", "seg.crop_size=48",
-    "runtime.workers=0", "runtime.device=cpu",
-)  # fmt: skip
+CONFIG = Path(__file__).with_name("tiny.yaml")
 
 
 class TinyRun(NamedTuple):
@@ -43,7 +35,7 @@ def assign(*settings: str) -> list[str]:
 
 def prepare_arguments(run: Path, data: Path) -> list[str]:
     """The command that prepares a tiny run."""
-    return ["prepare", "shapes", "--run", str(run), "--root", str(data), *assign(*SETTINGS)]
+    return ["prepare", "shapes", "--run", str(run), "--root", str(data), "--config", str(CONFIG)]
 
 
 def make_tiny_run(folder: Path) -> TinyRun:
