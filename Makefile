@@ -32,7 +32,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/rca demo
 
 test: $(INSTALLED_TEST)
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 check: $(INSTALLED_DEV)
 	$(VENV)/bin/ruff check .

@@ -21,7 +21,7 @@ class Result(NamedTuple):
 
 def pytest_configure() -> None:
     # Before torch is imported, by this process or by one that a test starts: tests share small machines.
-    os.environ.setdefault("OMP_NUM_THREADS", "2")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
