@@ -26,15 +26,17 @@ def rows(values: Tensor) -> Tensor:
 def attend(features: Tensor, prototypes: Tensor, attention: str, temperature: float) -> Tensor:
     """softmax(F Q^T / temperature) Q, pixel by pixel: (B, hw, D)."""
     out = torch.zeros_like(rows(features))
+    if attention == "centred":
+        features, prototypes = features - prototypes.mean(dim=0)[:, None, None], prototypes - prototypes.mean(dim=0)
     for b in range(len(features)):
         for i, pixel in enumerate(rows(features)[b]):
-            score = torch.stack([pixel @ q / (pixel.norm() * q.norm() if attention == "cosine" else 1) for q in prototypes])
+            score = torch.stack([pixel @ q / (pixel.norm() * q.norm() if attention != "dot" else 1) for q in prototypes])
             weight = (score / temperature).exp()
             out[b, i] = (weight[:, None] * prototypes).sum(dim=0) / weight.sum()
     return out
 
 
-@pytest.mark.parametrize("attention", ["cosine", "dot"])
+@pytest.mark.parametrize("attention", ["cosine", "centred", "dot"])
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
 def test_aggregation_equals_a_loop(attention: str, temperature: float) -> None:
     features, prototypes = randn(2, WIDTH, 3, 4), randn(7, WIDTH, seed=1)
@@ -86,6 +88,15 @@ def test_order_of_prototypes_and_place_of_pixels_do_not_matter() -> None:
     torch.testing.assert_close(shuffled, expected, rtol=0, atol=1e-12)
     turned = aggregate(features.flip(-1), prototypes, attention="cosine", attention_temperature=0.3)
     torch.testing.assert_close(turned, expected.flip(-1), rtol=0, atol=1e-12)
+
+
+def test_centred_attention_does_not_see_what_all_share() -> None:
+    features, prototypes, shared = randn(2, WIDTH, 3, 4), randn(7, WIDTH, seed=1), 5 * randn(WIDTH, seed=2)
+    expected = aggregate(features, prototypes, attention="centred", attention_temperature=0.3)
+    shifted = aggregate(features + shared[:, None, None], prototypes + shared, attention="centred", attention_temperature=0.3)
+    torch.testing.assert_close(shifted, expected, rtol=0, atol=1e-12)
+    alike = aggregate(features, prototypes[:1].expand(4, -1), attention="centred", attention_temperature=0.3)
+    assert alike.abs().max() < 1e-12
 
 
 def test_no_prototypes_no_context() -> None:

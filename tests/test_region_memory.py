@@ -173,6 +173,9 @@ def test_prototypes_are_remade_from_what_is_stored_now() -> None:
         write(bank, features(SIZE, seed), [0] * SIZE, [1] * SIZE, design="fifo")
         bank.refresh_prototypes(seed=0, iterations=5)
         assert torch.equal(bank.valid_prototypes, kmeans(features(SIZE, seed), 2, seed=1, iterations=5))
+    bank.visits.zero_()
+    bank.refresh_prototypes(seed=0, iterations=5)
+    assert len(bank.valid_prototypes) == 0
 
 
 def test_a_memory_without_prototypes_has_none() -> None:
