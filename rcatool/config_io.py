@@ -43,8 +43,8 @@ def get(config: Config, dotted: str) -> Any:
     return value
 
 
-def read_config(path: Path) -> Config:
-    """The settings of a YAML file on top of the defaults. Raises ConfigError."""
+def read_config(path: Path, base: Config | None = None) -> Config:
+    """The settings of a YAML file on top of `base` (None: the defaults). Raises ConfigError."""
     try:
         with open(path, "rb") as handle:
             content = handle.read(_LARGEST_FILE + 1)
@@ -56,7 +56,7 @@ def read_config(path: Path) -> Config:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    return _merge(Config(), yaml_text.read_mapping(text, str(path)))
+    return _merge(base or Config(), yaml_text.read_mapping(text, str(path)))
 
 
 def apply_settings(config: Config, assignments: Sequence[str]) -> Config:

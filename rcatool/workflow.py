@@ -107,14 +107,15 @@ def _steps_of(word: str) -> list[Step]:
 
 def _base_config(run: Run, dataset: str, preset: str | None) -> Config:
     """The settings to start from: the preset or file asked for, else the run's, else the defaults (shapes: its preset)."""
+    data = Data.model_validate({"dataset": dataset})
     if preset is None and run.config_path.exists():
         base = run.read_config()
     elif preset is None and dataset != "shapes":
         return Config()
-    else:
-        base = config_io.read_config(config_io.find_preset(preset or "shapes"))
+    else:  # a file that does not say for which data set it is, is for this one
+        base = config_io.read_config(config_io.find_preset(preset or "shapes"), Config(data=data))
     if base.data.dataset != dataset:  # paths and lists of another data set mean nothing here
-        base = base.model_copy(update={"data": Data.model_validate({"dataset": dataset})})
+        base = base.model_copy(update={"data": data})
     return base
 
 

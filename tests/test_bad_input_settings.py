@@ -1,5 +1,7 @@
 """Mistakes on the command line, in settings and in settings files: each named in one line, nothing done, nothing lost."""
 
+from pathlib import Path
+
 import pytest
 from breaks import grow, remove, replace, undo, write
 from broken import Case, Rca, check, set_up, table
@@ -93,6 +95,13 @@ def test_settings(rca: Rca, case: Case) -> None:
 )  # fmt: skip
 def test_settings_of_the_run(rca: Rca, case: Case) -> None:
     check(rca, case)
+
+
+def test_a_file_that_does_not_name_its_data_set(rca: Rca) -> None:
+    """Its settings of the data hold for the data set of the command; they were dropped once, without a word."""
+    write("my.yaml", "data: {shapes_train: 5, shapes_val: 2, shapes_size: 40}\nruntime: {workers: 0}\n")()
+    assert rca("prepare", "shapes", "--config", "my.yaml", "--run", "mine").code == 0
+    assert len(list(Path("mine/shapes/JPEGImages").iterdir())) == 7
 
 
 @table(

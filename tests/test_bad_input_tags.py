@@ -39,7 +39,7 @@ def labels(table: Mapping[str, object]) -> Break:
     Case("tags not text", (write("voc/tags.txt", b"\x89PNG\xff"),), PREPARE_VOC, 3, r"tags\.txt: not UTF-8 text"),
     Case("tag file that is not there", (), PREPARE_VOC + " --tags nowhere.txt", 2, r"data\.tags: .*nowhere\.txt is not a file"),
     Case("annotation cut short", (remove("voc/tags.txt"), write("voc/Annotations/a1.xml", "<annotation><obj")),
-         PREPARE_VOC, 3, r"a1\.xml: not a PREPARE_VOC annotation"),
+         PREPARE_VOC, 3, r"a1\.xml: not a VOC annotation"),
     Case("annotation with an entity", (remove("voc/tags.txt"), write("voc/Annotations/a1.xml", "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>")),
          PREPARE_VOC, 3, "document type, which is refused"),
     Case("annotation too large", (remove("voc/tags.txt"), write("voc/Annotations/a1.xml"), grow("voc/Annotations/a1.xml", 2**31)),

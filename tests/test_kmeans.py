@@ -87,14 +87,14 @@ def test_same_seed_same_centres_and_the_global_generator_is_left_alone() -> None
 
 def test_far_from_the_origin_small_differences_still_count() -> None:
     # |a|^2 - 2 a b + |b|^2 would lose them in float32.
-    points = 10000 + torch.tensor([[0.0], [0.25], [5.0], [5.25]])
+    points = 10000 + torch.tensor([[0.0], [0.25], [1.0], [1.25]])
     for seed in range(10):
-        assert sorted(kmeans(points, 2, seed=seed).flatten().tolist()) == [10000.125, 10005.125]
+        assert sorted(kmeans(points, 2, seed=seed).flatten().tolist()) == [10000.125, 10001.125]
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.tuples(*[st.integers(1, 6)] * 2), min_size=1, max_size=20),
+    st.lists(st.tuples(*[st.integers(1, 3)] * 2), min_size=1, max_size=20),
     st.integers(1, 6),
     st.integers(0, 1000),
 )
