@@ -484,5 +484,5 @@ def test_settings_broken_by_hand(rca: Rca, finished: Path, content: str) -> None
 def test_the_log_tells_what_was_done(prepared: Path, rca: Rca) -> None:
     rca("train-cls", "--run", prepared)
     lines = [line[20:] for line in (prepared / "run.log").read_text().splitlines()]
-    assert lines[0].startswith("$ rca ")
+    assert lines[0].startswith("$ rca")
     assert sum(line.startswith("$ ") for line in lines) == 2

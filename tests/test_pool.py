@@ -161,7 +161,11 @@ def test_no_process_outlives_a_stopped_command(tmp_path: Path, number: signal.Si
     pids.touch()
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     with open(tmp_path / "stderr", "w") as stderr:
-        parent = subprocess.Popen([sys.executable, script, pids, go], stderr=stderr, env=environment, start_new_session=True)
+        # A shell starts background jobs with Ctrl-C ignored, and children inherit that.
+        parent = subprocess.Popen(
+            [sys.executable, script, pids, go], stderr=stderr, env=environment, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
     wait_until(lambda: len(pids.read_text().split()) == 4)
     workers = set(map(int, pids.read_text().split()))
     assert len(workers) == 2
