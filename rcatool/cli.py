@@ -35,9 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RcaError as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        # An error from a data-loading process arrives with that process's traceback before it.
-        message = error.message.rpartition(f"{type(error).__module__}.{type(error).__name__}: ")[2]
-        console.error(message, error.hint)
+        console.error(error.message, error.hint)
         return error.exit_code
     except KeyboardInterrupt:
         return _stopped()

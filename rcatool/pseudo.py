@@ -75,5 +75,6 @@ def make_label(job: LabelJob, rule: LabelRule) -> None:
     if rule.crf_params is not None:
         image = read_image(job.image)
         if image.shape[:2] != job.size:
-            raise DataError(f"{job.image}: the photo is {image.shape[0]}x{image.shape[1]}, expected {job.size[0]}x{job.size[1]}", hint="rca prepare ... --force")
+            found, expected = (f"{height}x{width}" for height, width in (image.shape[:2], job.size))
+            raise DataError(f"{job.image}: the photo is {found}, expected {expected}", hint="rca prepare ... --force")
     write_mask(job.label, cam_to_label(cam, keys, image, rule))

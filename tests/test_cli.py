@@ -20,7 +20,7 @@ from rcatool import workflow
 from rcatool.cli import main
 from rcatool.commands import app
 from rcatool.config import Config
-from rcatool.errors import DataError, TrainingError
+from rcatool.errors import TrainingError
 from rcatool.run import STEPS, Run
 
 Rca = Callable[..., Result]
@@ -394,7 +394,6 @@ class FakeOutOfMemoryError(RuntimeError):
         (FakeOutOfMemoryError("CUDA: tried to allocate"), 6, "error: train-cls: out of memory\nhint: try a smaller cls.batch_size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 6, "error: train-cls: out of memory"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), 6, "error: train-cls: out of memory"),
-        (DataError(f"Caught DataError.\nOriginal Traceback:\n{DataError.__module__}.DataError: x.jpg: cut"), 3, "error: x.jpg: cut"),
         (OSError(errno.ENOSPC, "No space left on device", "x.pt"), 6, "error: x.pt: No space left on device"),
         (PermissionError(errno.EACCES, "Permission denied", "x.pt"), 6, "error: x.pt: Permission denied"),
         (OSError(errno.EROFS, "Read-only file system", "x.pt"), 6, "error: x.pt: Read-only file system"),

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from small_voc import make_photo
 
-from rcatool.data.datasets import ClsDataset, EpochBatches, MultiScaleDataset, SegDataset, tag_vector, train_loader, view_loader
+from rcatool.data.datasets import ClsDataset, EpochBatches, MultiScaleDataset, SegDataset, Variation, tag_vector, train_loader, view_loader
 from rcatool.data.labels import IGNORE, read_image, write_mask
 from rcatool.data.manifest import Sample, draft
 from rcatool.data.transforms import normalise, resize, to_tensor
@@ -30,14 +30,14 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 
 def cls_dataset(samples: list[Sample], root: Path, seed: int = 0) -> ClsDataset:
-    return ClsDataset(samples, root, CLASSES, crop_size=10, resize_long=(8, 14), flip=True, color_jitter=0.3, seed=seed)
+    return ClsDataset(samples, root, CLASSES, Variation(10, True, 0.3, seed), resize_long=(8, 14))
 
 
 def seg_dataset(samples: list[Sample], root: Path, scale: tuple[float, float] = (0.5, 1.5), seed: int = 0) -> SegDataset:
     for sample in samples:
         label = np.random.default_rng(int(sample.id)).choice(np.array([0, 1, 3, IGNORE], np.uint8), sample.size)
         write_mask(root / "labels" / f"{sample.id}.png", label)
-    return SegDataset(samples, root, root / "labels", CLASSES, crop_size=10, resize_scale=scale, flip=True, color_jitter=0.3, seed=seed)
+    return SegDataset(samples, root, CLASSES, Variation(10, True, 0.3, seed), labels=root / "labels", resize_scale=scale)
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(1, 1), (5, 2), (6, 3), (7, 16), (100, 8)])
@@ -107,9 +107,8 @@ def test_a_label_lies_on_its_photo(tmp_path: Path) -> None:
     Image.fromarray((30 + 200 * blocks)[..., None].repeat(3, 2).astype(np.uint8)).save(tmp_path / "a.png")
     write_mask(tmp_path / "labels" / "a.png", 2 * blocks)
     sample = Sample(**{**vars(draft("a", "train", image="a.png", mask=None, classes=[1])), "size": (32, 40)})
-    dataset = SegDataset(
-        [sample], tmp_path, tmp_path / "labels", CLASSES, crop_size=32, resize_scale=(0.7, 1.5), flip=True, color_jitter=0.0, seed=0
-    )
+    vary = Variation(crop_size=32, flip=True, color_jitter=0.0, seed=0)
+    dataset = SegDataset([sample], tmp_path, CLASSES, vary, labels=tmp_path / "labels", resize_scale=(0.7, 1.5))
     for epoch in range(12):
         image, label, _ = dataset[epoch, 0]
         clear = (label != IGNORE) & (image[0].abs() > 1.3)  # away from the edges of blocks

@@ -5,6 +5,7 @@ photo looks like depends on neither the worker that made it nor on what came bef
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,82 +39,77 @@ class EpochBatches:
             yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
 
 
-class ClsDataset(Dataset[tuple[Tensor, Tensor, int]]):
-    """Training photos with tags: (epoch, index) -> (image (3, S, S) float32, tags (C,) float32, index)."""
+@dataclass(frozen=True)
+class Variation:
+    """How training photos are varied, beside their scale."""
 
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        root: Path,
-        num_classes: int,
-        *,
-        crop_size: int,
-        resize_long: tuple[int, int],
-        flip: bool,
-        color_jitter: float,
-        seed: int,
-    ) -> None:
-        self.samples, self.root, self.num_classes = list(samples), root, num_classes
-        self.crop_size, self.resize_long, self.flip, self.color_jitter = crop_size, resize_long, flip, color_jitter
-        self.seed = seed
+    crop_size: int
+    flip: bool
+    color_jitter: float
+    seed: int
+
+
+class _TrainingPhotos(Dataset[tuple[Tensor, Tensor, int]]):
+    """Photos to train on: (epoch, index) -> (image (3, S, S) float32, target, index)."""
+
+    def __init__(self, samples: Sequence[Sample], root: Path, num_classes: int, variation: Variation) -> None:
+        self.samples, self.root, self.num_classes, self.variation = list(samples), root, num_classes, variation
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
-        epoch, index = key
-        sample = self.samples[index]
-        rng = np.random.default_rng([self.seed, epoch, index])
-        image = transforms.to_tensor(read_image(self.root / sample.image))
-        long = int(rng.integers(self.resize_long[0], self.resize_long[1] + 1))
-        size = transforms.scaled_size(*image.shape[-2:], long / max(image.shape[-2:]))
-        piece, _ = transforms.augment(
-            image, None, size=size, crop_size=self.crop_size, flip=self.flip, jitter=self.color_jitter, rng=rng
+    def _start(self, key: tuple[int, int]) -> tuple[Sample, Tensor, np.random.Generator]:
+        """The photo of (epoch, index), whole, and the generator of its variation."""
+        sample = self.samples[key[1]]
+        rng = np.random.default_rng([self.variation.seed, *key])
+        return sample, transforms.to_tensor(read_image(self.root / sample.image)), rng
+
+    def _augment(self, image: Tensor, label: Tensor | None, scale: float, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
+        size, vary = transforms.scaled_size(*image.shape[-2:], scale), self.variation
+        return transforms.augment(
+            image, label, size=size, crop_size=vary.crop_size, flip=vary.flip, jitter=vary.color_jitter, rng=rng
         )
-        return piece, tag_vector(sample, self.num_classes), index
 
 
-class SegDataset(Dataset[tuple[Tensor, Tensor, int]]):
+class ClsDataset(_TrainingPhotos):
+    """Training photos with tags: (epoch, index) -> (image (3, S, S) float32, tags (C,) float32, index)."""
+
+    def __init__(
+        self, samples: Sequence[Sample], root: Path, num_classes: int, variation: Variation, *, resize_long: tuple[int, int]
+    ) -> None:
+        super().__init__(samples, root, num_classes, variation)
+        self.resize_long = resize_long
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+        sample, image, rng = self._start(key)
+        long = int(rng.integers(self.resize_long[0], self.resize_long[1] + 1))
+        piece, _ = self._augment(image, None, long / max(image.shape[-2:]), rng)
+        return piece, tag_vector(sample, self.num_classes), key[1]
+
+
+class SegDataset(_TrainingPhotos):
     """Training photos with label maps: (epoch, index) -> (image (3, S, S) float32, label (S, S) int64 with 255, index)."""
 
     def __init__(
         self,
         samples: Sequence[Sample],
         root: Path,
-        labels: Path,
         num_classes: int,
+        variation: Variation,
         *,
-        crop_size: int,
+        labels: Path,
         resize_scale: tuple[float, float],
-        flip: bool,
-        color_jitter: float,
-        seed: int,
     ) -> None:
-        self.samples, self.root, self.labels, self.num_classes = list(samples), root, labels, num_classes
-        self.crop_size, self.resize_scale, self.flip, self.color_jitter = crop_size, resize_scale, flip, color_jitter
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.samples)
+        super().__init__(samples, root, num_classes, variation)
+        self.labels, self.resize_scale = labels, resize_scale
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
-        epoch, index = key
-        sample = self.samples[index]
-        rng = np.random.default_rng([self.seed, epoch, index])
-        image = transforms.to_tensor(read_image(self.root / sample.image))
+        sample, image, rng = self._start(key)
         label = read_mask(self.labels / f"{sample.id}.png", num_classes=self.num_classes, size=sample.size)
-        size = transforms.scaled_size(*image.shape[-2:], float(rng.uniform(*self.resize_scale)))
-        piece, target = transforms.augment(
-            image,
-            torch.from_numpy(np.array(label)),
-            size=size,
-            crop_size=self.crop_size,
-            flip=self.flip,
-            jitter=self.color_jitter,
-            rng=rng,
-        )
+        scale = float(rng.uniform(*self.resize_scale))
+        piece, target = self._augment(image, torch.from_numpy(np.array(label)), scale, rng)
         assert target is not None
-        return piece, target.long(), index
+        return piece, target.long(), key[1]
 
 
 class MultiScaleDataset(Dataset[tuple[int, list[Tensor]]]):

@@ -38,11 +38,16 @@ def _check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], weights:
     # num_batches_tracked plays no part in inference and is missing in converted files.
     missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in expected]
-    wrong = [f"{k} {tuple(state[k].shape)}, expected {tuple(expected[k].shape)}" for k in state if k in expected and state[k].shape != expected[k].shape]
+    wrong = [
+        f"{key} {tuple(state[key].shape)}, expected {tuple(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in state and state[key].shape != tensor.shape
+    ]
     for what, names in (("lack", missing), ("have unknown", unknown), ("have the wrong shape for", wrong)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise DataError(f"{weights}: these weights {what} {', '.join(names[:3])}{more}", hint="check that the file belongs to this backbone")
+            hint = "check that the file belongs to this backbone"
+            raise DataError(f"{weights}: these weights {what} {', '.join(names[:3])}{more}", hint)
     for key, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise DataError(f"{weights}: {key} holds numbers that are not finite")

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from rcatool.checkpoint import load_state
-from rcatool.config import Config
-from rcatool.data.datasets import tag_vector
+from rcatool.config import Cls, Config, Seg
+from rcatool.data.datasets import Variation, tag_vector
 from rcatool.data.labels import ClassInfo, read_classes
 from rcatool.data.manifest import Sample, read_manifest, split
 from rcatool.errors import DataError
-from rcatool.models.backbones import build_backbone
+from rcatool.models.backbones import build_backbone, freeze_batch_norm
 from rcatool.models.deeplab import DeepLab
 from rcatool.models.rca_net import RcaNet
 from rcatool.models.region_memory import build_memory
 from rcatool.models.weights import load_weights
+from rcatool.optim import sgd
 from rcatool.run import Run
 from rcatool.steps import STEPS
 from rcatool.world import World
@@ -54,6 +55,19 @@ def seg_network(config: Config, num_classes: int, *, pretrained: bool) -> DeepLa
     if pretrained:
         load_weights(backbone, config.seg.backbone, config.seg.weights)
     return DeepLab(backbone, num_classes, aspp_rates=config.seg.aspp_rates)
+
+
+def make_optimizer(model: RcaNet | DeepLab, settings: Cls | Seg) -> torch.optim.SGD:
+    """SGD over what is trained, with the rates of `settings`; batch norm is frozen first where they say so."""
+    if settings.freeze_bn:
+        freeze_batch_norm(model)
+    rates = {name: getattr(settings, name) for name in ("lr", "head_lr", "momentum", "weight_decay")}
+    return sgd(model, model.heads(), **rates)
+
+
+def variation(settings: Cls | Seg, seed: int) -> Variation:
+    """How the training photos of `settings` are varied."""
+    return Variation(settings.crop_size, settings.flip, settings.color_jitter, seed)
 
 
 def load_cls(run: Run, config: Config, world: World) -> RcaNet:

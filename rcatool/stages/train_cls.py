@@ -24,10 +24,9 @@ from rcatool.metrics import mean_average_precision
 from rcatool.models.backbones import freeze_batch_norm
 from rcatool.models.rca_net import RcaNet
 from rcatool.models.region_memory import Regions, mix_regions, pool_regions, region_contrast, region_masks
-from rcatool.optim import sgd
 from rcatool.pool import worker_count
 from rcatool.run import Run
-from rcatool.stages.networks import cls_network, read_data, tag_matrix
+from rcatool.stages.networks import cls_network, make_optimizer, read_data, tag_matrix, variation
 from rcatool.world import World, make_world
 
 # Streams of random numbers that must not coincide: numbers are drawn from (seed, epoch, stream).
@@ -58,12 +57,9 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     start = resume_training(step.path / "last.pt", training.model, training.optimizer)
     console.log(_headline(config, train, start, world))
     batches = EpochBatches(len(train), config.cls.batch_size, config.seed)
-    loader = train_loader(
-        _dataset(config, train, root, classes.num_classes),
-        batches,
-        workers=worker_count(config.runtime.workers),
-        pin=world.device.type == "cuda",
-    )
+    varied = variation(config.cls, config.seed)
+    dataset = ClsDataset(train, root, classes.num_classes, varied, resize_long=config.cls.resize_long)
+    loader = train_loader(dataset, batches, workers=worker_count(config.runtime.workers), pin=world.device.type == "cuda")
     log = TrainLog(step.path / "log.jsonl", every=config.runtime.log_every)
     val_map = None
     for epoch in range(start, config.cls.epochs):
@@ -83,36 +79,13 @@ def _build(config: Config, train: Sequence[Sample], num_classes: int, world: Wor
         raise DataError("the data set has no training photos", hint="rca prepare ... with a list that has some")
     torch.manual_seed(config.seed)  # the heads' initial values; nothing else in training draws from this generator
     model = world.place(cls_network(config, tag_matrix(train, num_classes), pretrained=True))
-    if config.cls.freeze_bn:
-        freeze_batch_norm(model)
-    optimizer = sgd(
-        model,
-        model.heads(),
-        lr=config.cls.lr,
-        head_lr=config.cls.head_lr,
-        momentum=config.cls.momentum,
-        weight_decay=config.cls.weight_decay,
-    )
-    return Training(model, optimizer, config, world)
+    return Training(model, make_optimizer(model, config.cls), config, world)
 
 
 def _held_out(samples: Sequence[Sample]) -> list[Sample]:
     """Tagged photos to measure the classifier on: tune where there is one, else val."""
     tune = split(samples, "tune")
     return [sample for sample in (tune or split(samples, "val")) if sample.classes]
-
-
-def _dataset(config: Config, train: Sequence[Sample], root: Path, num_classes: int) -> ClsDataset:
-    return ClsDataset(
-        train,
-        root,
-        num_classes,
-        crop_size=config.cls.crop_size,
-        resize_long=config.cls.resize_long,
-        flip=config.cls.flip,
-        color_jitter=config.cls.color_jitter,
-        seed=config.seed,
-    )
 
 
 def _train_epoch(training: Training, loader: Any, epoch: int, log: TrainLog) -> None:
@@ -206,4 +179,5 @@ def _seed(*parts: int) -> int:
 
 def _headline(config: Config, train: Sequence[Sample], start: int, world: World) -> str:
     resumed = f", resuming after epoch {start}" if start else ""
-    return f"train-cls: {config.cls.method}, {config.cls.backbone}, {len(train)} photos, {config.cls.epochs} epochs on {world.device}{resumed}"
+    settings = config.cls
+    return f"train-cls: {settings.method}, {settings.backbone}, {len(train)} photos, {settings.epochs} epochs on {world.device}{resumed}"

@@ -3,7 +3,6 @@
 make-pseudo/labels/<id>.png -> train-seg/final.pt. Reads photos and pseudo labels of the train split, never a mask.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ from rcatool.checkpoint import resume_training, save_state, save_training
 from rcatool.config import Config
 from rcatool.data.datasets import EpochBatches, SegDataset, train_loader
 from rcatool.data.labels import IGNORE
-from rcatool.data.manifest import Sample, check_images, split
+from rcatool.data.manifest import check_images, split
 from rcatool.engine import TrainLog, train_one_epoch
 from rcatool.models.backbones import freeze_batch_norm
 from rcatool.models.deeplab import DeepLab
-from rcatool.optim import sgd
 from rcatool.pool import worker_count
 from rcatool.run import Run
-from rcatool.stages.networks import read_data, seg_network
+from rcatool.stages.networks import make_optimizer, read_data, seg_network, variation
 from rcatool.world import make_world
 
 
@@ -39,12 +37,13 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     check_images(train, root)
     torch.manual_seed(config.seed)  # the head's initial values; nothing else in training draws from this generator
     model = world.place(seg_network(config, classes.num_classes, pretrained=True))
-    optimizer = _optimizer(model, config)
+    optimizer = make_optimizer(model, config.seg)
     start = resume_training(step.path / "last.pt", model, optimizer)
     resumed = f", resuming after epoch {start}" if start else ""
     console.log(f"train-seg: {config.seg.backbone}, {len(train)} photos, {config.seg.epochs} epochs on {world.device}{resumed}")
     batches = EpochBatches(len(train), config.seg.batch_size, config.seed)
-    dataset = _dataset(config, train, root, run.dir("make-pseudo/labels"), classes.num_classes)
+    labels, scale = run.dir("make-pseudo/labels"), config.seg.resize_scale
+    dataset = SegDataset(train, root, classes.num_classes, variation(config.seg, config.seed), labels=labels, resize_scale=scale)
     loader = train_loader(dataset, batches, workers=worker_count(config.runtime.workers), pin=world.device.type == "cuda")
     log = TrainLog(step.path / "log.jsonl", every=config.runtime.log_every)
     for epoch in range(start, config.seg.epochs):
@@ -79,31 +78,3 @@ def _loss_fn(model: DeepLab) -> Any:
         return {"loss": seg_loss(model(images), label)}
 
     return loss_fn
-
-
-def _optimizer(model: DeepLab, config: Config) -> torch.optim.SGD:
-    if config.seg.freeze_bn:
-        freeze_batch_norm(model)
-    settings = config.seg
-    return sgd(
-        model,
-        model.heads(),
-        lr=settings.lr,
-        head_lr=settings.head_lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
-
-
-def _dataset(config: Config, train: Sequence[Sample], root: Path, labels: Path, num_classes: int) -> SegDataset:
-    return SegDataset(
-        train,
-        root,
-        labels,
-        num_classes,
-        crop_size=config.seg.crop_size,
-        resize_scale=config.seg.resize_scale,
-        flip=config.seg.flip,
-        color_jitter=config.seg.color_jitter,
-        seed=config.seed,
-    )
