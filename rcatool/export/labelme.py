@@ -56,7 +56,7 @@ def _write(item: Item, *, folder: Path, place: Path, names: tuple[str, ...], rul
         "version": VERSION,
         "flags": {},
         "shapes": shapes,
-        "imagePath": Path(os.path.relpath(os.path.realpath(item.photo), place)).as_posix(),
+        "imagePath": Path(os.path.relpath(os.path.abspath(item.photo), place)).as_posix(),
         "imageData": None,
         "imageHeight": height,
         "imageWidth": width,

@@ -6,7 +6,7 @@ same pixels for all of them, and a coordinate that was rounded on the way does n
 """
 
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -62,37 +62,32 @@ def segments(mask: np.ndarray, values: Container[int], *, min_area: int = 1, tol
     """
     regions, value_of, areas = label_regions(mask, values, min_area=min_area)
     found = []
-    for region, rings in sorted(_rings(regions).items()):
-        outline = _Outline(rings)
-        found.append(Segment(int(value_of[region]), int(areas[region]), outline.simplified(tolerance) if tolerance > 0 else outline.points))
+    for region, line in _outlines(regions).items():
+        points = line.simplified(tolerance) if tolerance > 0 else line.points
+        found.append(Segment(int(value_of[region]), int(areas[region]), points))
     return found
 
 
-def _rings(regions: np.ndarray) -> dict[int, list[np.ndarray]]:
-    """Region number -> its borders, each (N, 2): first the outer one, then those of its holes, from left to right."""
-    owner, following, is_corner, ends = _edges(regions)
-    next_of: list[int] = following.tolist()
-    seen = np.zeros(len(owner), dtype=bool)
-    found: dict[int, list[np.ndarray]] = {}
-    for first in range(len(owner)):  # in order of rows, so a region's outer border comes before its holes
-        if seen[first]:
-            continue
-        edge, ring = next_of[first], [first]
-        while edge != first:
-            ring.append(edge)
-            edge = next_of[edge]
-        chosen = np.array(ring)
-        seen[chosen] = True
-        found.setdefault(int(owner[first]), []).append(ends[chosen[is_corner[chosen]]])
-    return {region: [rings[0], *sorted(rings[1:], key=lambda ring: tuple(ring[_leftmost(ring)]))] for region, rings in found.items()}
+@dataclass(frozen=True)
+class _Edges:
+    """The E pixel edges on the borders of regions, walked with the region on the right, in order of rows, columns, directions."""
+
+    place: np.ndarray  # (E, 3): row and column of the region's pixel, and direction
+    owner: np.ndarray  # (E,): number of the region
+    following: np.ndarray  # (E,): number of the next edge
+    is_corner: np.ndarray  # (E,): whether the next edge goes in another direction
+    ends: np.ndarray  # (E, 2): where the edge ends, moved into the region
+    shape: tuple[int, int, int]
+
+    def number(self, place: np.ndarray) -> np.ndarray:
+        """The numbers of edges (N, 3) that exist."""
+        keys = np.ravel_multi_index(tuple(self.place.T), self.shape)
+        found: np.ndarray = np.searchsorted(keys, np.ravel_multi_index(tuple(place.T), self.shape))
+        return found
 
 
-def _edges(regions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The E pixel edges on the borders of `regions` (H, W), walked with the region on the right, in order of their rows.
-
-    Returns whose border it is (E,); the number of the edge that follows (E,); whether there is a corner between them (E,); and
-    where the edge ends (E, 2), moved into the region.
-    """
+def _edges(regions: np.ndarray) -> _Edges:
+    """The edges of region numbers (H, W), 0 being no region."""
     padded = np.pad(regions, 1)
     inner = padded[1:-1, 1:-1]
     exists = np.zeros((*inner.shape, 4), dtype=bool)
@@ -109,51 +104,106 @@ def _edges(regions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
     then = np.where(right, d + 1, np.where(straight, d, d - 1)) % 4
     then_x = np.where(right, x, np.where(straight, ahead_x, over_x))
     then_y = np.where(right, y, np.where(straight, ahead_y, over_y))
-    keys = np.ravel_multi_index((y, x, d), exists.shape)
-    following = np.searchsorted(keys, np.ravel_multi_index((then_y, then_x, then), exists.shape))
     ends = np.stack([x, y], axis=1) + _END[d] - INSET * (_ACROSS[d] + _ACROSS[then])
-    return owner, following, then != d, ends
+    edges = _Edges(np.stack([y, x, d], axis=1), owner, np.zeros(0), then != d, ends, exists.shape)
+    return replace(edges, following=edges.number(np.stack([then_y, then_x, then], axis=1)))
 
 
-def _leftmost(ring: np.ndarray) -> int:
-    """Number of the leftmost point, and of several the highest."""
-    return int(np.lexsort((ring[:, 1], ring[:, 0]))[0])
+def _rings(edges: _Edges) -> dict[int, list[np.ndarray]]:
+    """Region number -> its borders as edge numbers in the order of the walk: the outer one, then those of its holes."""
+    next_of: list[int] = edges.following.tolist()
+    seen = bytearray(len(next_of))
+    found: dict[int, list[np.ndarray]] = {}
+    for first in range(len(next_of)):  # in order of rows, so a region's outer border comes before its holes
+        if seen[first]:
+            continue
+        edge, ring = first, []
+        while not seen[edge]:
+            seen[edge] = True
+            ring.append(edge)
+            edge = next_of[edge]
+        found.setdefault(int(edges.owner[first]), []).append(np.array(ring))
+    return found
 
 
-class _Outline:
-    """The borders of one region as one closed line, `points` (N, 2); the points numbered in `fixed` join borders, and stay."""
+@dataclass(frozen=True)
+class _Line:
+    """A closed line (N, 2); the points that are `fixed` (N,) join the borders of a region, and stay."""
 
-    def __init__(self, rings: list[np.ndarray]) -> None:
-        self.points = rings[0]
-        self.fixed: list[int] = []
-        for hole in rings[1:]:
-            self._cut_to(np.roll(hole, -_leftmost(hole), axis=0))
-
-    def _cut_to(self, hole: np.ndarray) -> None:
-        """Insert a hole that begins with its leftmost point, by a cut from there to the nearest border on its left.
-
-        Between the two there are pixels of the region only, as holes further left are part of the border already.
-        """
-        x, y = hole[0]
-        begin, end = self.points, np.roll(self.points, -1, axis=0)
-        spans = (begin[:, 0] == end[:, 0]) & (begin[:, 0] < x)
-        spans &= (np.minimum(begin[:, 1], end[:, 1]) <= y) & (np.maximum(begin[:, 1], end[:, 1]) >= y)
-        assert spans.any(), "a hole with nothing on its left"
-        at = int(np.argmax(np.where(spans, begin[:, 0], -np.inf)))
-        shore = (begin[at, 0], y)
-        inserted = np.concatenate([[shore], hole, hole[:1], [shore]])
-        self.points = np.insert(self.points, at + 1, inserted, axis=0)
-        self.fixed = [number + len(inserted) * (number > at) for number in self.fixed]
-        self.fixed += [at + 1, at + 2, at + len(inserted) - 1, at + len(inserted)]
+    points: np.ndarray
+    fixed: np.ndarray
 
     def simplified(self, tolerance: float) -> np.ndarray:
         """The line without the points that are no further than `tolerance` from the one between those that stay."""
-        fixed = sorted(self.fixed) or [0]
-        turned = np.roll(self.points, -fixed[0], axis=0)
-        stops = [*(number - fixed[0] for number in fixed), len(turned)]
+        fixed = np.flatnonzero(self.fixed)
+        first = int(fixed[0]) if len(fixed) else 0
+        turned = np.roll(self.points, -first, axis=0)
         closed = np.concatenate([turned, turned[:1]])
-        pieces = [_simplified(closed[begin : end + 1], tolerance)[:-1] for begin, end in pairwise(stops)]
-        return np.concatenate(pieces)
+        stops = [*(fixed - first).tolist(), len(turned)] if len(fixed) else [0, len(turned)]
+        return np.concatenate([_simplified(closed[begin : end + 1], tolerance)[:-1] for begin, end in pairwise(stops)])
+
+
+def _outlines(regions: np.ndarray) -> dict[int, _Line]:
+    """Region number -> its outline.
+
+    From the leftmost pixel of a hole, a cut leads to the left through pixels of the region, to the first border there.
+    That border reaches further to the left than the hole, so that no two cuts lead to one another; and as the hole ends that
+    row of pixels, no other cut is in it.
+    """
+    edges = _edges(regions)
+    rings = _rings(edges)
+    holes = [np.roll(ring, -_leftmost(edges, ring)) for borders in rings.values() for ring in borders[1:]]
+    holes.sort(key=lambda ring: -int(edges.place[ring[0], 1]))
+    entries = edges.place[[ring[0] for ring in holes]]
+    landings = _landings(edges, regions, entries) if holes else []
+    inserts: dict[int, list[_Line]] = {}  # edge -> what comes before its end
+    for ring, landing in zip(holes, landings, strict=True):
+        y, x, _ = edges.place[ring[0]]
+        entry, line = np.array([(x + 1 - INSET, y + INSET)]), _walk(edges, ring, inserts)
+        shore = np.array([(edges.place[landing, 1] + INSET, y + INSET)])
+        inserts[landing] = [_fixed(shore), _fixed(entry), *line, _fixed(entry), _fixed(shore)]
+    return {region: _joined(_walk(edges, borders[0], inserts)) for region, borders in rings.items()}
+
+
+def _leftmost(edges: _Edges, ring: np.ndarray) -> int:
+    """Position in a hole's `ring` of the edge on the left of its leftmost pixel, and of several the highest."""
+    y, x, d = edges.place[ring].T
+    left = np.flatnonzero(d == 1)  # of the hole: on the right of the region's pixel, which is walked down
+    return int(left[np.lexsort((y[left], x[left]))[0]])
+
+
+def _landings(edges: _Edges, regions: np.ndarray, entries: np.ndarray) -> list[int]:
+    """For edges (N, 3) on the right of a pixel: the edge on the left of the row of pixels of one region that ends there."""
+    begins = np.zeros(regions.shape, dtype=np.int32)
+    columns = np.arange(1, regions.shape[1], dtype=np.int32)
+    begins[:, 1:] = np.where(regions[:, 1:] != regions[:, :-1], columns, 0)
+    begins = np.maximum.accumulate(begins, axis=1)
+    y, x, _ = entries.T
+    landings: list[int] = edges.number(np.stack([y, begins[y, x], np.full_like(y, 3)], axis=1)).tolist()
+    return landings
+
+
+def _walk(edges: _Edges, ring: np.ndarray, inserts: dict[int, list[_Line]]) -> list[_Line]:
+    """The corners of a ring, with the lines that are to be inserted before the end of some of its edges."""
+    pieces, begin = [], 0
+    for position, edge in enumerate(ring.tolist() if inserts else []):
+        if edge in inserts:
+            pieces += [_corners(edges, ring[begin:position]), *inserts.pop(edge)]
+            begin = position
+    return [*pieces, _corners(edges, ring[begin:])]
+
+
+def _corners(edges: _Edges, part: np.ndarray) -> _Line:
+    points = edges.ends[part[edges.is_corner[part]]]
+    return _Line(points, np.zeros(len(points), dtype=bool))
+
+
+def _fixed(point: np.ndarray) -> _Line:
+    return _Line(point, np.ones(len(point), dtype=bool))
+
+
+def _joined(pieces: list[_Line]) -> _Line:
+    return _Line(np.concatenate([piece.points for piece in pieces]), np.concatenate([piece.fixed for piece in pieces]))
 
 
 def _simplified(line: np.ndarray, tolerance: float) -> np.ndarray:
