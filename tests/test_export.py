@@ -6,7 +6,9 @@ import json
 import os
 import struct
 import subprocess
+import zlib
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from PIL import Image
 from small_voc import make_photo
 from tiny_run import TinyRun, assign, contents, snapshot
 
-from rcatool.data.labels import VOC_CLASSES
+from rcatool.data.labels import VOC_CLASSES, palette
 from rcatool.data.manifest import read_manifest
 from rcatool.data.voc import PACKAGED_LISTS
+from rcatool.errors import SetupError
+from rcatool.export import voc_server
 
 pytest.importorskip("pycocotools")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
@@ -164,8 +168,6 @@ def test_archive_refuses_what_the_server_would(rca: Rca, folder: dict[str, np.nd
 def test_archive_that_reads_back_differently_is_not_kept(
     rca: Rca, folder: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rcatool.export import voc_server
-
     pack = voc_server.pack
 
     def spoil(handle: Any, members: Any) -> Any:
@@ -183,6 +185,37 @@ def test_archive_that_reads_back_differently_is_not_kept(
     assert done.code == 6
     assert "reads back differently" in done.err
     assert leftovers(tmp_path) == set()
+
+
+def as_png(label: np.ndarray, colours: list[int] | None) -> bytes:
+    image, file = Image.fromarray(label), BytesIO()
+    if colours is not None:
+        image.putpalette(colours)
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("fault", ["none", "grey", "other colours", "a pixel", "size", "missing", "extra", "order", "no PNG", "cut off"])
+def test_reading_back_notices(tmp_path: Path, fault: str) -> None:
+    label, other = blobs(0), blobs(0)
+    other[5, 5] += fault == "a pixel"
+    colours = {"grey": None, "other colours": [0, 0, 0, 128, 0, 1, *palette()[6:]]}.get(fault, palette())
+    content = as_png(other[:, :-1] if fault == "size" else other, colours)
+    files = {"a.png": content if fault != "no PNG" else b"no PNG", "b.png": as_png(label, palette())}
+    if fault == "missing":
+        del files["a.png"]
+    if fault == "extra":
+        files["c.png"] = files["b.png"]
+    with open(tmp_path / "x.tgz", "wb") as handle:
+        voc_server.pack(handle, [(path, files[path], 0, ()) for path in sorted(files, reverse=fault == "order")])
+    if fault == "cut off":
+        (tmp_path / "x.tgz").write_bytes((tmp_path / "x.tgz").read_bytes()[:-20])
+    expected = {path: (zlib.crc32(label.tobytes()), label.shape) for path in ("a.png", "b.png")}
+    if fault == "none":
+        assert list(voc_server.check(tmp_path / "x.tgz", expected)) == ["a.png", "b.png"]
+    else:
+        with pytest.raises(SetupError, match="x.tgz: reads back differently"):
+            list(voc_server.check(tmp_path / "x.tgz", expected))
 
 
 # ---- COCO
@@ -272,6 +305,8 @@ def test_labelme_files(rca: Rca, folder: dict[str, np.ndarray], tmp_path: Path, 
             drawn[fill_pillow(label.shape, np.array(shape["points"]))] = VOC_CLASSES.index(shape["label"]) + 1
         if exact:
             assert np.array_equal(drawn, label)
+            areas = [int(fill_pillow(label.shape, np.array(shape["points"])).sum()) for shape in document["shapes"]]
+            assert areas == sorted(areas, reverse=True)  # so that a small one is drawn over a large one
         else:
             assert (drawn == label).mean() > 0.8
     assert (tmp_path / "l" / "labels.txt").read_text().split() == ["__ignore__", "_background_", *VOC_CLASSES]
