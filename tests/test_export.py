@@ -501,7 +501,10 @@ def test_an_empty_folder_is_taken_and_one_in_use_is_not(rca: Rca, folder: dict[s
         assert done.code == 2
         assert "which this would replace" in done.err
     (tmp_path / "file").write_text("x")
-    assert rca("export", "png", "--labels", "labels", "--out", "file/p").code == 6
+    for word, out in (("png", "file/p"), ("png", "x" * 300), ("coco", "file/a/c.json"), ("coco", "x" * 300), ("png", "/proc/p")):
+        done = rca("export", word, "--labels", "labels", "--images", "images", "--out", out)
+        assert done.code == 6, out
+        assert "cannot be written" in done.err
     assert leftovers(tmp_path) == {"p", "file"}
 
 

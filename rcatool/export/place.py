@@ -22,7 +22,7 @@ def new_folder(out: Path, *, force: bool, keep: Sequence[Path] = ()) -> Iterator
         try:
             staging.mkdir(parents=True)
         except OSError as error:
-            raise _unusable(target, error) from error
+            raise _unusable(target, error.strerror or str(error)) from error
         yield staging
         move_aside(target)
         os.replace(staging, target)
@@ -35,7 +35,7 @@ def check_free(out: Path, *, force: bool, keep: Sequence[Path] = ()) -> Path:
     """`out` as an absolute path without links, if an export may go there.
 
     Raises ConfigError where something is there already (an empty folder is not) and `force` is not given, and where `out` is or
-    contains one of `keep` or the current folder, which must stay.
+    contains one of `keep` or the current folder, which must stay; SetupError where one may not write.
     """
     target = Path(os.path.realpath(out.expanduser()))
     inside = [path for path in (*keep, Path.cwd()) if Path(os.path.realpath(path)).is_relative_to(target)]
@@ -43,6 +43,11 @@ def check_free(out: Path, *, force: bool, keep: Sequence[Path] = ()) -> Path:
         raise ConfigError(f"--out: {inside[0]} is in {target}, which this would replace", "choose a new folder")
     if not force and not _is_free(target):
         raise ConfigError(f"--out: {out} is there already", "choose another name, or add --force to move it aside")
+    above = next(folder for folder in target.parents if folder.exists())
+    if not above.is_dir():
+        raise _unusable(target, f"{above} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise _unusable(target, f"{above} is not open for writing")
     return target
 
 
@@ -62,8 +67,8 @@ def _is_free(target: Path) -> bool:
     try:
         return not target.exists() or (target.is_dir() and not any(target.iterdir()))
     except OSError as error:
-        raise _unusable(target, error) from error
+        raise _unusable(target, error.strerror or str(error)) from error
 
 
-def _unusable(target: Path, error: OSError) -> SetupError:
-    return SetupError(f"{target}: cannot be written ({error.strerror or error})", "choose a folder you may write to with --out")
+def _unusable(target: Path, reason: str) -> SetupError:
+    return SetupError(f"{target}: cannot be written ({reason})", "choose a folder you may write to with --out")
