@@ -13,6 +13,7 @@ import typer
 
 from rcatool import __version__, console
 from rcatool.errors import SetupError
+from rcatool.export_commands import export_app
 
 app = typer.Typer(
     name="rca",
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 prepare_app = typer.Typer(help="Read a data set, check every file, and start a run.")
 app.add_typer(prepare_app, name="prepare")
+app.add_typer(export_app, name="export")
 
 RunDir = Annotated[Path, typer.Option("--run", envvar="RCA_RUN", metavar="DIR", help="Run directory: everything is read and written here.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the run; can be repeated.")]

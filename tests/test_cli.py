@@ -97,7 +97,7 @@ def test_help_names_every_command_and_loads_no_torch() -> None:
     code = f"import sys; from rcatool.cli import main; main(['--help']); print(sorted(set(sys.modules) & {slow}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    for word in ("prepare", "train-cls", "make-pseudo", "train-seg", "eval", "run", "demo", "status", "doctor"):
+    for word in ("prepare", "train-cls", "make-pseudo", "train-seg", "eval", "run", "demo", "export", "status", "doctor"):
         assert re.search(rf"\b{word}\b", done.stdout)
 
 
@@ -115,6 +115,7 @@ def test_module_can_be_run() -> None:
 
 
 SHARED = {"--run", "--set", "--force", "--device", "--quiet", "--debug"}
+EXPORT = {"--run", "--what", "--labels", "--images", "--out", "--force", "--quiet", "--debug"}
 OPTIONS = {
     "prepare voc": SHARED | {"--root", "--train-list", "--val-list", "--tune-list", "--tags", "--config"},
     "prepare folder": SHARED | {"--images", "--tags", "--masks", "--val-fraction", "--config"},
@@ -125,6 +126,11 @@ OPTIONS = {
     "eval": SHARED | {"--json"},
     "run": SHARED | {"--json"},
     "demo": SHARED,
+    "export voc-server": EXPORT | {"--list", "--comp", "--partial"},
+    "export coco": EXPORT | {"--classes", "--regions", "--min-area"},
+    "export labelme": EXPORT | {"--classes", "--tolerance", "--min-area"},
+    "export yolo": EXPORT | {"--classes", "--tolerance", "--min-area", "--photos"},
+    "export png": EXPORT | {"--classes", "--rgb"},
     "status": {"--run", "--json", "--debug"},
     "doctor": {"--run", "--json", "--debug"},
 }

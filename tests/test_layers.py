@@ -26,7 +26,8 @@ LAYERS = {
     ],
     "engine": ["engine"],
     "stages": ["stages/*"],
-    "cli": ["cli", "commands", "workflow", "summary", "doctor", "__main__"],
+    "export": ["export/*"],
+    "cli": ["cli", "commands", "export_commands", "workflow", "summary", "doctor", "__main__"],
 }  # fmt: skip
 ORDER = list(LAYERS)
 
@@ -36,20 +37,24 @@ FORBIDDEN = {
     "computation": {"config", "config_io", "run", "steps", "console"},
     "engine": {"config", "config_io", "run", "steps"},
     "stages": {"typer"},
+    "export": {"typer", "torch", "torchvision"},
 }
 
 # Libraries with one door (or two) in the package.
 DOORS = {
-    "typer": ["cli", "commands"],
+    "typer": ["cli", "commands", "export_commands"],
     "rich": ["console"],
     "yaml": ["yaml_text"],
     "pydensecrf": ["refine/crf"],
     "pydantic": ["config", "config_io"],
     "safetensors": ["models/weights"],
+    "pycocotools": ["export/coco"],
 }
 
+EXPORT = [module for module in MODULES if module.startswith("export/")]
+
 # Where torch may be loaded: not by what runs in worker processes, which have to start fast.
-WITHOUT_TORCH = [*LAYERS["foundation"], *LAYERS["cli"], "pseudo", "scoring", "cams", "metrics", "stages/prepare"]
+WITHOUT_TORCH = [*LAYERS["foundation"], *LAYERS["cli"], "pseudo", "scoring", "cams", "metrics", "stages/prepare", *EXPORT]
 
 
 def layer_of(module: str) -> str | None:

@@ -1,0 +1,1 @@
+"""Predictions and pseudo labels in the formats of other tools."""
