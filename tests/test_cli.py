@@ -97,7 +97,7 @@ def test_help_names_every_command_and_loads_no_torch() -> None:
     code = f"import sys; from rcatool.cli import main; main(['--help']); print(sorted(set(sys.modules) & {slow}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    for word in ("prepare", "train-cls", "make-pseudo", "train-seg", "eval", "run", "demo", "status", "doctor"):
+    for word in ("prepare", "train-cls", "make-pseudo", "train-seg", "eval", "score", "compare", "run", "demo", "status", "doctor"):
         assert re.search(rf"\b{word}\b", done.stdout)
 
 
@@ -123,6 +123,8 @@ OPTIONS = {
     "make-pseudo": SHARED,
     "train-seg": SHARED,
     "eval": SHARED | {"--json"},
+    "score": {"--classes", "--list", "--allow-missing", "--against", "--boundary", "--workers", "--json", "--quiet", "--debug"},
+    "compare": {"--target", "--json", "--debug"},
     "run": SHARED | {"--json"},
     "demo": SHARED,
     "status": {"--run", "--json", "--debug"},
@@ -136,7 +138,8 @@ def test_commands_and_options_are_these() -> None:
     for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
         for inner, leaf in getattr(command, "commands", {"": command}).items():
             assert "Example: rca" in leaf.help
-            found[f"{name} {inner}".strip()] = {option for parameter in leaf.params for option in parameter.opts} - {"--help"}
+            options = {option for parameter in leaf.params for option in parameter.opts if option.startswith("--")}
+            found[f"{name} {inner}".strip()] = options - {"--help"}
     assert found == OPTIONS
 
 
