@@ -27,7 +27,8 @@ def band(labels: np.ndarray, width: int) -> np.ndarray:
     padded = np.pad(labels, width, constant_values=IGNORE)  # outside of the photo there is no label
     highest = _slide(_slide(padded, 2 * width + 1, np.maximum).T, 2 * width + 1, np.maximum).T
     lowest = _slide(_slide(padded, 2 * width + 1, np.minimum).T, 2 * width + 1, np.minimum).T
-    return highest != lowest
+    differs: np.ndarray = highest != lowest
+    return differs
 
 
 def boundary_counts(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:

@@ -102,7 +102,7 @@ def emulate_cams(confusions: np.ndarray, levels: np.ndarray) -> dict[str, dict[s
     for convention in CONVENTIONS:
         tried = [int(np.flatnonzero(np.isclose(levels, level))[0]) for level in convention.levels]
         values = [_mean(scores(confusions[j]), convention.cam_mean_over) for j in tried]
-        best = max(range(len(tried)), key=lambda k: -1.0 if values[k] is None else values[k])
+        best = max(range(len(tried)), key=lambda k: values[k] or 0.0)
         found[convention.name] = {
             "miou": values[best], "threshold": round(float(levels[tried[best]]), 6), "oracle": len(tried) > 1,
             "rule": convention.cam_rule,

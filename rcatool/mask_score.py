@@ -59,16 +59,14 @@ def score(
     folders; with more than one, a script needs the usual `if __name__ == "__main__":`. Raises DataError naming the file that is
     missing, broken or of another size, ConfigError for an impossible number of classes.
     """
-    if classes is not None and not 2 <= classes <= MAX_CLASSES + 1:
-        raise ConfigError(f"classes: {classes}, expected 2..{MAX_CLASSES + 1} with the background")
     if isinstance(pred, (str, os.PathLike)) and isinstance(gt, (str, os.PathLike)):
         pairing = pair_folders(Path(pred), Path(gt), photos=photos)
         return score_folders(pairing, classes, boundary=boundary, workers=workers)
     if isinstance(pred, (str, os.PathLike)) or isinstance(gt, (str, os.PathLike)):
         raise ConfigError("pred and gt: expected two folders, or two iterables of arrays")
-    tally = Tally()
+    tally, most = Tally(), _highest(classes)
     for number, (prediction, truth) in enumerate(zip(pred, gt, strict=True)):
-        tally.add(f"{number:06d}", count_labels(*_checked(truth, prediction, number, classes), boundary=boundary))
+        tally.add(f"{number:06d}", count_labels(*_checked(truth, prediction, number, most), boundary=boundary))
     return _finish(tally, classes, {"list": f"{len(tally.ids)} arrays"})
 
 
@@ -112,7 +110,7 @@ def score_folders(
     pairing: Pairing, classes: int | None, *, boundary: bool, workers: int, bar: Callable[[int], object] | None = None
 ) -> Score:
     """Score the files of a pairing; `bar(1)` is called for each."""
-    most = MAX_CLASSES if classes is None else classes - 1
+    most = _highest(classes)
     jobs = [ScoreJob(i, pairing.pred / f"{i}.png", pairing.gt / f"{i}.png", None, most) for i in pairing.ids]
     tally = Tally()
     results = parallel_map(partial(score_masks, boundary=boundary), jobs, workers=worker_count(workers), bar=bar)
@@ -182,9 +180,17 @@ def _stems(folder: Path) -> set[str]:
     return found
 
 
-def _checked(truth: np.ndarray, prediction: np.ndarray, number: int, classes: int | None) -> Sequence[np.ndarray]:
-    """The two arrays as uint8; DataError where they are no masks of the same photo."""
-    most = MAX_CLASSES if classes is None else classes - 1
+def _highest(classes: int | None) -> int:
+    """The highest label that masks may hold; ConfigError for a number of labels that cannot be."""
+    if classes is None:
+        return MAX_CLASSES
+    if not 2 <= classes <= MAX_CLASSES + 1:
+        raise ConfigError(f"classes: {classes}, expected 2..{MAX_CLASSES + 1} with the background")
+    return classes - 1
+
+
+def _checked(truth: np.ndarray, prediction: np.ndarray, number: int, most: int) -> Sequence[np.ndarray]:
+    """The two arrays as uint8; DataError where they are no masks of the same photo with labels up to `most`."""
     arrays = []
     for name, array in (("gt", np.asarray(truth)), ("pred", np.asarray(prediction))):
         if array.ndim != 2 or array.dtype.kind not in "uib" or array.shape != np.shape(truth):

@@ -87,7 +87,8 @@ def sums_of(confusion: np.ndarray, unlabelled: str) -> tuple[np.ndarray, np.ndar
 
 def divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """part / whole, nan where whole is 0."""
-    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
+    ratio: np.ndarray = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
+    return ratio
 
 
 def mean(values: np.ndarray) -> float:

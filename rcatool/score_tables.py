@@ -1,6 +1,6 @@
 """Scores as tables: of a run's targets, of two folders of masks, and of two results side by side. Nothing is computed here.
 
-A column that no row has an entry for is left out, so documents of fewer numbers make smaller tables.
+Intervals and boundary IoU are left out where no row has them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,19 +35,14 @@ def score_table(metrics: Mapping[str, Document]) -> "RenderableType":
         rows.append(_score_row(TARGETS.get(name, name), scores, scores, note))
         if "threshold_from_tune" in scores:
             rows.append(_score_row(TARGETS.get(name, name), scores, scores["threshold_from_tune"], "threshold chosen on the tune photos"))
-    columns = (
-        "target", "mIoU %", "95 % interval", "255 as background", "255 dropped", "coverage %", "boundary IoU %",
-        "list", "images", "threshold", "note",
-    )  # fmt: skip
-    return _table("scores", columns, rows, always=("target", "mIoU %", "list", "images", "threshold", "note"))
+    columns = ("target", "mIoU %", "95 % interval", "boundary IoU %", "list", "images", "threshold", "note")
+    return _table("scores", columns, rows, optional=("95 % interval", "boundary IoU %"))
 
 
 def _score_row(target: str, measured: Document, scores: Document, note: str) -> list[str]:
     threshold = "" if scores.get("threshold") is None else f"{scores['threshold']:.2f}"
-    unlabelled = [percent(scores[key]) if key in scores and scores.get("coverage", 1) < 1 else "" for key in list(_UNLABELLED.values())[1:]]
     return [
-        target, percent(scores["miou"]), _bounds(scores.get("interval", {}).get("wrong")), *unlabelled,
-        percent(scores["coverage"], 2) if "coverage" in scores else "",
+        target, percent(scores["miou"]), _bounds(scores.get("interval", {}).get("wrong")),
         percent(scores["boundary"]["miou"]) if "boundary" in scores else "",
         str(measured.get("list", "")), str(measured.get("images", "")), threshold, note,
     ]  # fmt: skip
@@ -61,11 +56,13 @@ def class_table(metrics: Mapping[str, Document]) -> "RenderableType":
 
 
 def _peer_table(metrics: Mapping[str, Document]) -> "RenderableType":
-    rows = [
-        [TARGETS.get(name, name), *(percent(scores.get("conventions", {}).get(peer, {}).get("miou")) for peer in PEERS)]
-        for name, scores in metrics.items()
-    ]
-    return console.table("mIoU % as other evaluators count", ("target", *PEERS.values()), rows)
+    rows = []
+    for name, scores in metrics.items():
+        ours = [percent(scores.get(key)) for key in _UNLABELLED.values()]
+        theirs = [percent(scores.get("conventions", {}).get(peer, {}).get("miou")) for peer in PEERS]
+        rows.append([TARGETS.get(name, name), percent(scores.get("coverage"), 2), *ours, *theirs])
+    rules = [f"255 {rule}" for rule in _UNLABELLED]
+    return console.table("mIoU % by convention", ("target", "coverage %", *rules, *PEERS.values()), rows)
 
 
 def _protocol_line(name: str, scores: Document) -> str:
@@ -105,7 +102,7 @@ def _convention_table(document: Document) -> "RenderableType":
     rules = {"wrong": "a predicted 255 is wrong", "background": "it counts as background", "dropped": "such pixels do not count"}
     rows = [[f"255 {rule}", percent(document[key], 2), _bounds(bounds.get(rule)), rules[rule]] for rule, key in _UNLABELLED.items()]
     rows += [[PEERS[name], percent(told["miou"], 2), "", _rule(told)] for name, told in document["conventions"].items()]
-    return _table("mIoU %", ("convention", "mIoU %", "95 % interval", "rule"), rows)
+    return _table("mIoU %", ("convention", "mIoU %", "95 % interval", "rule"), rows, optional=("95 % interval",))
 
 
 def _rule(told: Document) -> str:
@@ -113,7 +110,7 @@ def _rule(told: Document) -> str:
         "fp_foreground": "FP {:.3f}", "fn_foreground": "FN {:.3f} of the union", "fp_of_tp": "FP {:.3f}", "fn_of_tp": "FN {:.3f} of TP",
     }  # fmt: skip
     found = [text.format(told[key]) for key, text in rates.items() if told.get(key) is not None]
-    return told["rule"] + (f"; foreground {', '.join(found)}" if found else "")
+    return f"{told['rule']}; foreground {', '.join(found)}" if found else str(told["rule"])
 
 
 def _protocol_block(document: Document) -> str:
@@ -162,6 +159,6 @@ def _bounds(bounds: Sequence[float] | None, digits: int = 1) -> str:
     return "" if bounds is None else f"{percent(bounds[0], digits)} to {percent(bounds[1], digits)}"
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], always: Sequence[str] = ()) -> "RenderableType":
-    kept = [k for k, name in enumerate(columns) if name in always or any(row[k] for row in rows)]
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], optional: Sequence[str] = ()) -> "RenderableType":
+    kept = [k for k, name in enumerate(columns) if name not in optional or any(row[k] for row in rows)]
     return console.table(title, [columns[k] for k in kept], [[row[k] for k in kept] for row in rows])

@@ -85,4 +85,5 @@ def _values_of_colours(path: Path, rgb: np.ndarray) -> np.ndarray:
     if strange.any():
         colour = tuple(int(channel) for channel in rgb[strange][0])
         raise DataError(f"{path}: colour {colour} is none of VOC's colour map", "save masks as palette or grey PNG, one value per class")
-    return order[place].astype(np.uint8)
+    values: np.ndarray = order[place].astype(np.uint8)
+    return values

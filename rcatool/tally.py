@@ -5,6 +5,8 @@ megabytes, and any score over any part of them, such as a bootstrap resample, ne
 """
 
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,13 +76,13 @@ def read_photo_tables(path: Path) -> dict[str, PhotoTable]:
     """The tables in eval/per_image.npz by target. Raises DataError naming the file if it is missing or broken."""
     tables = {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             for target in dict.fromkeys(name.rpartition(".")[0] for name in archive.files):
                 ids, start, pair, pixels = (archive[f"{target}.{name}"] for name in _ARRAYS)
                 tables[target] = PhotoTable(tuple(raw.decode() for raw in ids.tolist()), start, pair, pixels)
     except FileNotFoundError as error:
         raise DataError(f"{path}: missing (the counts of each photo)") from error
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, AttributeError) as error:  # what a broken archive raises
+    except (OSError, ValueError, LookupError, EOFError, RuntimeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     return tables
 

@@ -79,7 +79,8 @@ def _reuse_predictions(scene: Scene) -> None:
 def _made_predictions(record: dict[str, Any]) -> list[Any]:
     """What of an eval's record determines its predictions."""
     settings, inputs = record.get("settings", {}), record.get("inputs", {})
-    return [record.get("format"), *(settings.get(f"eval.{name}") for name in ("scales", "flip")), inputs.get("prepare"), inputs.get("train-seg")]
+    views = [settings.get(f"eval.{name}") for name in ("scales", "flip")]
+    return [record.get("format"), views, inputs.get("prepare"), inputs.get("train-seg")]
 
 
 def _predict(scene: Scene) -> None:
