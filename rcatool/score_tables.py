@@ -28,23 +28,25 @@ def run_tables(metrics: Mapping[str, Document]) -> list["RenderableType"]:
 
 
 def score_table(metrics: Mapping[str, Document]) -> "RenderableType":
-    """One line per target: mIoU with its interval, what it was measured on, and the threshold."""
+    """One line per target: mIoU with its interval, what it was measured on, and the threshold and what chose it.
+
+    `oracle`: the best on the very masks that are scored; `tune`: the best on the tune photos, whose masks took no part in the score.
+    """
     rows = []
     for name, scores in metrics.items():
-        note = "best of the sweep on these masks (oracle)" if scores.get("oracle") else ""
-        rows.append(_score_row(TARGETS.get(name, name), scores, scores, note))
+        rows.append(_score_row(name, scores, scores, "oracle" if scores.get("oracle") else ""))
         if "threshold_from_tune" in scores:
-            rows.append(_score_row(TARGETS.get(name, name), scores, scores["threshold_from_tune"], "threshold chosen on the tune photos"))
-    columns = ("target", "mIoU %", "95 % interval", "boundary IoU %", "list", "images", "threshold", "note")
-    return _table("scores", columns, rows, optional=("95 % interval", "boundary IoU %"))
+            rows.append(_score_row(name, scores, scores["threshold_from_tune"], "tune"))
+    columns = ("target", "mIoU %", "95 %", "boundary", "list", "images", "threshold")
+    return _table("scores (with the 95 % bootstrap interval over photos, and boundary IoU %)", columns, rows, optional=("95 %", "boundary"))
 
 
-def _score_row(target: str, measured: Document, scores: Document, note: str) -> list[str]:
-    threshold = "" if scores.get("threshold") is None else f"{scores['threshold']:.2f}"
+def _score_row(target: str, measured: Document, scores: Document, chosen: str) -> list[str]:
+    threshold = "" if scores.get("threshold") is None else f"{scores['threshold']:.2f}{f' ({chosen})' if chosen else ''}"
     return [
-        target, percent(scores["miou"]), _bounds(scores.get("interval", {}).get("wrong")),
+        TARGETS.get(target, target), percent(scores["miou"]), _span(scores.get("interval", {}).get("wrong")),
         percent(scores["boundary"]["miou"]) if "boundary" in scores else "",
-        str(measured.get("list", "")), str(measured.get("images", "")), threshold, note,
+        str(measured.get("list", "")), str(measured.get("images", "")), threshold,
     ]  # fmt: skip
 
 
@@ -60,9 +62,9 @@ def _peer_table(metrics: Mapping[str, Document]) -> "RenderableType":
     for name, scores in metrics.items():
         ours = [percent(scores.get(key)) for key in _UNLABELLED.values()]
         theirs = [percent(scores.get("conventions", {}).get(peer, {}).get("miou")) for peer in PEERS]
-        rows.append([TARGETS.get(name, name), percent(scores.get("coverage"), 2), *ours, *theirs])
-    rules = [f"255 {rule}" for rule in _UNLABELLED]
-    return console.table("mIoU % by convention", ("target", "coverage %", *rules, *PEERS.values()), rows)
+        rows.append([TARGETS.get(name, name), percent(scores.get("coverage")), *ours, *theirs])
+    title = "mIoU % where a predicted 255 is wrong, background or dropped, and as other evaluators count"
+    return console.table(title, ("target", "cover", "wrong", "backgr.", "dropped", *PEERS.values()), rows)
 
 
 def _protocol_line(name: str, scores: Document) -> str:
@@ -100,7 +102,7 @@ def _ratio_table(document: Document) -> "RenderableType":
 def _convention_table(document: Document) -> "RenderableType":
     bounds = document.get("interval", {})
     rules = {"wrong": "a predicted 255 is wrong", "background": "it counts as background", "dropped": "such pixels do not count"}
-    rows = [[f"255 {rule}", percent(document[key], 2), _bounds(bounds.get(rule)), rules[rule]] for rule, key in _UNLABELLED.items()]
+    rows = [[f"255 {rule}", percent(document[key], 2), _span(bounds.get(rule)), rules[rule]] for rule, key in _UNLABELLED.items()]
     rows += [[PEERS[name], percent(told["miou"], 2), "", _rule(told)] for name, told in document["conventions"].items()]
     return _table("mIoU %", ("convention", "mIoU %", "95 % interval", "rule"), rows, optional=("95 % interval",))
 
@@ -133,9 +135,9 @@ def _protocol_block(document: Document) -> str:
 def pair_tables(document: Document, names: Sequence[str]) -> list["RenderableType"]:
     """The tables of a comparison: `document` has `a`, `b` (mIoU and IoU by class) and their `difference` b - a; `names` call them."""
     a, b, difference = document["a"], document["b"], document["difference"]
-    rows = [["mIoU", percent(a["miou"], 2), percent(b["miou"], 2), _signed(difference["miou"]), _bounds(difference["interval"], 2)]]
+    rows = [["mIoU", percent(a["miou"], 2), percent(b["miou"], 2), _signed(difference["miou"]), _change(difference["interval"])]]
     rows += [
-        [label, percent(a["iou"].get(label)), percent(b["iou"].get(label)), _signed(told["difference"]), _bounds(told["interval"], 2)]
+        [label, percent(a["iou"].get(label)), percent(b["iou"].get(label)), _signed(told["difference"]), _change(told["interval"])]
         for label, told in difference["iou"].items()
     ]
     bounds = difference["bootstrap"]
@@ -155,8 +157,12 @@ def _signed(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:+.2f}"
 
 
-def _bounds(bounds: Sequence[float] | None, digits: int = 1) -> str:
-    return "" if bounds is None else f"{percent(bounds[0], digits)} to {percent(bounds[1], digits)}"
+def _change(bounds: Sequence[float] | None) -> str:
+    return "" if bounds is None else f"{_signed(bounds[0])} to {_signed(bounds[1])}"
+
+
+def _span(bounds: Sequence[float] | None) -> str:
+    return "" if bounds is None else f"{percent(bounds[0])}-{percent(bounds[1])}"
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], optional: Sequence[str] = ()) -> "RenderableType":

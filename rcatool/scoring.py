@@ -9,7 +9,7 @@ from rcatool.boundary import boundary_counts
 from rcatool.cams import load_full_cam
 from rcatool.data.labels import class_to_mask, palette, read_image, read_mask
 from rcatool.errors import DataError
-from rcatool.metrics import joint_histogram, sweep_histogram
+from rcatool.metrics import joint_cells, sweep_histogram
 from rcatool.tally import PhotoCounts, photo_counts
 
 _IN_COLOUR = (2, 6)  # colour types of a PNG: RGB, RGBA
@@ -45,7 +45,7 @@ def score_masks(job: ScoreJob, *, boundary: bool) -> PhotoCounts:
 def count_labels(truth: np.ndarray, prediction: np.ndarray, *, boundary: bool) -> PhotoCounts:
     """Counts of two label maps (H, W) uint8."""
     edges = boundary_counts(truth, prediction) if boundary else None
-    return photo_counts(joint_histogram(truth, prediction), truth, edges)
+    return photo_counts(*joint_cells(truth, prediction), truth, edges)
 
 
 def score_cam(job: ScoreJob, *, levels: np.ndarray) -> PhotoCounts:
@@ -53,7 +53,9 @@ def score_cam(job: ScoreJob, *, levels: np.ndarray) -> PhotoCounts:
     assert job.size is not None
     truth = read_mask(job.mask, num_classes=job.num_classes, size=job.size)
     keys, cam = load_full_cam(job.result, size=job.size, num_classes=job.num_classes)
-    return photo_counts(sweep_histogram(truth, cam, class_to_mask(keys), levels, job.num_classes + 1), truth)
+    histogram = sweep_histogram(truth, cam, class_to_mask(keys), levels, job.num_classes + 1).ravel()
+    cells = np.flatnonzero(histogram)
+    return photo_counts(cells, histogram[cells], truth)
 
 
 def read_mask_or_colours(path: Path, *, num_classes: int) -> np.ndarray:

@@ -35,12 +35,11 @@ class PhotoCounts:
     boundary: np.ndarray | None = None
 
 
-def photo_counts(histogram: np.ndarray, truth: np.ndarray, boundary: np.ndarray | None = None) -> PhotoCounts:
-    """The cells of a photo's histogram that are not empty, and the digest of its ground truth (H, W) uint8."""
-    flat = histogram.ravel()
-    cells = np.flatnonzero(flat)
-    digest = hashlib.sha256(str(truth.shape).encode() + np.ascontiguousarray(truth).tobytes())
-    return PhotoCounts(cells.astype(np.uint32), flat[cells].astype(np.uint32), digest.digest(), boundary)
+def photo_counts(cells: np.ndarray, pixels: np.ndarray, truth: np.ndarray, boundary: np.ndarray | None = None) -> PhotoCounts:
+    """The counts of a photo whose ground truth is (H, W) uint8."""
+    digest = hashlib.sha256(str(truth.shape).encode())
+    digest.update(np.ascontiguousarray(truth))
+    return PhotoCounts(cells.astype(np.uint32), pixels.astype(np.uint32), digest.digest(), boundary)
 
 
 @dataclass(frozen=True)

@@ -181,5 +181,5 @@ def test_an_oracle_beside_a_threshold_chosen_on_tune(rca: Rca, tuned: Path) -> N
     assert (document["threshold_rule"], document["a"]["miou"]) == ("chosen on tune", chosen["miou"])
     assert document["a"]["threshold"] == chosen["threshold"]
     out = rca("eval", "--run", tuned).out
-    assert "best of the sweep on these masks (oracle)" in out
-    assert "threshold chosen on the tune photos" in out
+    assert f"{cam['threshold']:.2f} (oracle)" in out
+    assert f"{chosen['threshold']:.2f} (tune)" in out

@@ -1,5 +1,7 @@
 """Scores against scikit-learn, by identities and by hand."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from rcatool.data.labels import IGNORE
 from rcatool.metrics import (
     average_precision,
     confusion_matrix,
+    joint_cells,
     mean_average_precision,
     scores,
     sweep_histogram,
@@ -207,3 +210,13 @@ def test_confusions_by_hand() -> None:
     document = report(counts, ["cat", "dog"])
     assert (document["fn_of_union"]["cat"], document["fn_of_tp"]["cat"]) == (0.4, pytest.approx(4 / 6, abs=1e-6))
     assert document["fp_of_tp"]["dog"] == 1.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 6), st.integers(0, 6), st.integers(1, 256))
+def test_pairs_are_counted_one_by_one(seed: int, height: int, width: int, values: int) -> None:
+    truth, prediction = np.random.default_rng(seed).integers(0, values, (2, height, width)).astype(np.uint8)
+    pairs, pixels = joint_cells(truth, prediction)
+    expected = Counter(256 * int(t) + int(p) for t, p in zip(truth.flat, prediction.flat, strict=True))
+    assert dict(zip(pairs.tolist(), pixels.tolist(), strict=True)) == expected
+    assert pixels.dtype == np.int64
