@@ -15,6 +15,7 @@ from rcatool.data.labels import IGNORE, MAX_CLASSES, VOC_CLASSES
 from rcatool.data.manifest import first_few
 from rcatool.data.tags import read_text
 from rcatool.errors import ConfigError, DataError, SetupError
+from rcatool.metrics import scores
 from rcatool.pool import parallel_map, worker_count
 from rcatool.scorecard import boundary_report, intervals, paired, protocol, report
 from rcatool.scoring import ScoreJob, count_labels, score_masks
@@ -164,9 +165,12 @@ def _finish(tally: Tally, classes: int | None, about: dict[str, Any]) -> Score:
         "protocol": conditions,
     }
     bounds = document.get("interval", {}).get("wrong")
+    exact = scores(confusion)  # a document has six decimals
     return Score(
-        miou=document["miou"], iou=document["iou"], interval=(bounds[0], bounds[1]) if bounds else None,
-        coverage=document["coverage"], images=len(tally.ids), confusion=confusion, document=document, photos=table,
+        miou=exact.miou,
+        iou={name: None if np.isnan(value) else float(value) for name, value in zip(document["iou"], exact.iou, strict=True)},
+        interval=(bounds[0], bounds[1]) if bounds else None, coverage=exact.coverage, images=len(tally.ids),
+        confusion=confusion, document=document, photos=table,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import hashlib
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class PhotoCounts:
 def photo_counts(cells: np.ndarray, pixels: np.ndarray, truth: np.ndarray, boundary: np.ndarray | None = None) -> PhotoCounts:
     """The counts of a photo whose ground truth is (H, W) uint8."""
     digest = hashlib.sha256(str(truth.shape).encode())
-    digest.update(np.ascontiguousarray(truth))
+    digest.update(np.ascontiguousarray(truth).data)
     return PhotoCounts(cells.astype(np.uint32), pixels.astype(np.uint32), digest.digest(), boundary)
 
 
@@ -101,7 +101,7 @@ class Tally:
         self.joint.ravel()[photo.cells] += photo.pixels
         if photo.boundary is not None:
             self.boundary = photo.boundary + (0 if self.boundary is None else self.boundary)
-        self._photos.append(photo)
+        self._photos.append(replace(photo, boundary=None))  # 6 kB that only their sum needs
 
     def confusion(self, num_labels: int) -> np.ndarray:
         """The confusion matrix (L, L + 1) int64 of all photos; the last column is a prediction of 255."""

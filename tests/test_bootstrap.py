@@ -66,6 +66,11 @@ def test_the_interval_is_scipys_but_for_chance() -> None:
     assert (document["resamples"], document["seed"], document["level"]) == (1000, 0, 0.95)
 
 
+def test_the_interval_leaves_out_as_much_on_either_side() -> None:
+    assert interval(np.random.default_rng(0).permutation(1001).astype(float)) == pytest.approx((25, 975))
+    assert interval(np.arange(101.0), 0.8) == pytest.approx((10, 90))
+
+
 def test_a_single_photo_has_no_interval() -> None:
     assert intervals(tally_of(maps(0, 1)).table(), LABELS) == {}
 

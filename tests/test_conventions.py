@@ -80,3 +80,5 @@ def test_the_scripts_ranges() -> None:
     tried = {convention.name: convention.levels for convention in CONVENTIONS}
     assert (len(tried["irn"]), len(tried["eps"]), len(tried["seam"]), len(tried["clip-es"])) == (1, 20, 60, 2)
     assert (tried["eps"][0], tried["eps"][-1], tried["seam"][0], tried["seam"][-1]) == (0.15, 0.34, 0.0, 0.59)
+    assert tried["irn"] == (0.15,)
+    assert tried["clip-es"] == pytest.approx((0.5, (3 - 5**0.5) / 2), abs=1e-12)
