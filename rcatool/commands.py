@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from rcatool import __version__, console
+from rcatool import __version__, console, score_commands
 from rcatool.errors import SetupError
 from rcatool.export_commands import export_app
+from rcatool.options import Debug, Device, Force, Json, Preset, Quiet, RunDir, Settings
 
 app = typer.Typer(
     name="rca",
@@ -26,15 +27,7 @@ app = typer.Typer(
 prepare_app = typer.Typer(help="Read a data set, check every file, and start a run.")
 app.add_typer(prepare_app, name="prepare")
 app.add_typer(export_app, name="export")
-
-RunDir = Annotated[Path, typer.Option("--run", envvar="RCA_RUN", metavar="DIR", help="Run directory: everything is read and written here.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the run; can be repeated.")]
-Force = Annotated[bool, typer.Option("--force", help="Make it again although it is up to date; the old output goes to DIR/old.")]
-Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N, for this command only.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no news; warnings, errors and results only.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of tables.")]
-Preset = Annotated[str | None, typer.Option("--config", metavar="PRESET|FILE", help="Settings to start from, instead of the run's own.")]
+app.add_typer(score_commands.app)
 
 DEFAULT_RUN = Path("runs/default")
 DEMO_RUN = Path("runs/demo")
@@ -238,13 +231,12 @@ def _full(path: Path) -> Path:
 
 
 def _print_scores(run: Path, as_json: bool) -> None:
-    from rcatool import summary
+    from rcatool import score_tables, summary
     from rcatool.run import Run
 
     if as_json:
         console.print_result(summary.metrics_path(Run(run)).read_text(encoding="utf-8").strip())
         return
     metrics = summary.read_metrics(Run(run))
-    if metrics:
-        console.print_result(summary.class_table(metrics))
-        console.print_result(summary.score_table(metrics))
+    for table in score_tables.run_tables(metrics) if metrics else ():
+        console.print_result(table)

@@ -1,4 +1,4 @@
-"""What a run has come to, as tables: the state of its steps, and its scores."""
+"""What a run has come to: the state of its steps, and its scores."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +13,6 @@ from rcatool.steps import STEPS, State, first_to_make
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-_TARGETS = {"cam": "CAMs", "pseudo": "pseudo labels", "seg": "segmentation network"}
 
 
 def status(run: Run, config: Config) -> dict[str, Any]:
@@ -73,30 +71,3 @@ def read_metrics(run: Run) -> dict[str, dict[str, Any]]:
     if not isinstance(document, dict):
         raise DataError(f"{metrics_path(run)}: not a document of scores", hint)
     return {name: scores for name, scores in document.items() if isinstance(scores, dict) and "miou" in scores}
-
-
-def score_table(metrics: Mapping[str, Mapping[str, Any]]) -> "RenderableType":
-    """One line per target: mIoU, what it was measured on, and the threshold."""
-    rows = []
-    for name, scores in metrics.items():
-        note = "best of the sweep on these masks (oracle)" if scores.get("oracle") else ""
-        rows.append(_score_row(_TARGETS.get(name, name), scores, scores, note))
-        if "threshold_from_tune" in scores:
-            rows.append(_score_row(_TARGETS.get(name, name), scores, scores["threshold_from_tune"], "threshold chosen on the tune photos"))
-    return console.table("scores", ("target", "mIoU %", "list", "images", "threshold", "note"), rows)
-
-
-def _score_row(target: str, measured: Mapping[str, Any], scores: Mapping[str, Any], note: str) -> list[object]:
-    threshold = "" if scores.get("threshold") is None else f"{scores['threshold']:.2f}"
-    return [target, _percent(scores["miou"]), measured.get("list", ""), measured.get("images", ""), threshold, note]
-
-
-def class_table(metrics: Mapping[str, Mapping[str, Any]]) -> "RenderableType":
-    """IoU of each class, one column per target."""
-    names = dict.fromkeys(name for scores in metrics.values() for name in scores.get("iou", {}))
-    rows = [[name, *(_percent(scores.get("iou", {}).get(name)) for scores in metrics.values())] for name in names]
-    return console.table("IoU % by class", ("class", *metrics), rows)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"

@@ -1,6 +1,6 @@
-"""Scores against scikit-learn, by identities and by hand; files of results through `scoring`."""
+"""Scores against scikit-learn, by identities and by hand."""
 
-from pathlib import Path
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -8,20 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from rcatool.cams import save_cam
-from rcatool.data.labels import IGNORE, write_mask
+from rcatool.data.labels import IGNORE
 from rcatool.metrics import (
     average_precision,
     confusion_matrix,
+    joint_cells,
     mean_average_precision,
-    report,
     scores,
-    sweep_confusion,
+    sweep_histogram,
+    sweep_matrices,
     thresholds,
 )
-from rcatool.scoring import ScoreJob, score_cam, score_labels
+from rcatool.scorecard import report, top_confusions
 
 LABELS = 5
+
+
+def sweep_confusion(truth: np.ndarray, cam: np.ndarray, keys: np.ndarray, levels: np.ndarray, labels: int) -> np.ndarray:
+    return sweep_matrices(sweep_histogram(truth, cam, keys, levels, labels))
 
 
 def picture(seed: int, void: float = 0.2, shape: tuple[int, int] = (9, 11)) -> np.ndarray:
@@ -63,6 +67,8 @@ def test_identities(seed: int) -> None:
     wrong, missed = counts[:, :-1].sum(axis=0) - hit, counts.sum(axis=1) - hit
     union = hit + wrong + missed
     np.testing.assert_allclose(found.iou + wrong / union + missed / union, 1, atol=1e-12)
+    np.testing.assert_allclose(found.iou + found.fp_of_union + found.fn_of_union, 1, atol=1e-12)
+    np.testing.assert_allclose([found.fp_of_tp * hit, found.fn_of_tp * hit], np.where(hit > 0, [wrong, missed], np.nan), atol=1e-9)
     np.testing.assert_allclose(2 * found.iou / (1 + found.iou), 2 * hit / (2 * hit + wrong + missed), atol=1e-12)
     assert found.miou <= min(found.precision.mean(), found.recall.mean())
 
@@ -90,7 +96,7 @@ def test_void_pixels_never_matter() -> None:
 
 def test_three_conventions_for_pixels_without_a_label() -> None:
     # Six pixels: background twice (one unlabelled), class 1 four times (one right, one wrong, two unlabelled).
-    counts = confusion_matrix(np.array([[0, 0, 1, 1, 1, 1]]), np.array([[0, 255, 1, 0, 255, 255]]), 2)
+    counts = confusion_matrix(np.array([[0, 0, 1, 1, 1, 1]], np.uint8), np.array([[0, 255, 1, 0, 255, 255]], np.uint8), 2)
     assert counts.tolist() == [[1, 0, 1], [1, 1, 2]]
     by_hand = {"wrong": [1 / 3, 1 / 4], "background": [2 / 5, 1 / 4], "dropped": [1 / 2, 1 / 2]}
     for unlabelled, iou in by_hand.items():
@@ -172,15 +178,45 @@ def test_average_precision_by_hand() -> None:
     assert np.isnan(mean_average_precision(both, np.zeros((4, 2), bool)))
 
 
-def test_files_are_scored_as_their_arrays(tmp_path: Path) -> None:
-    truth, prediction = picture(0, shape=(8, 12)), picture(1, shape=(8, 12))
-    write_mask(tmp_path / "mask.png", truth)
-    write_mask(tmp_path / "label.png", prediction)
-    job = ScoreJob(tmp_path / "label.png", tmp_path / "mask.png", (8, 12), LABELS - 1)
-    np.testing.assert_array_equal(score_labels(job), confusion_matrix(truth, prediction, LABELS))
-    cam = np.zeros((2, 8, 12), np.float32)
-    cam[0, :, :6], cam[1, :, 6:] = 1, 1
-    save_cam(tmp_path / "a.npz", np.array([0, 3]), cam, (8, 12))  # classes 0 and 3: labels 1 and 4
-    found = score_cam(ScoreJob(tmp_path / "a.npz", tmp_path / "mask.png", (8, 12), LABELS - 1), levels=np.array([0.5]))
-    halves = np.repeat(np.array([[1] * 6 + [4] * 6], np.uint8), 8, axis=0)
-    np.testing.assert_array_equal(found[0], confusion_matrix(truth, halves, LABELS))
+def test_a_label_out_of_range_is_never_counted_in_silence() -> None:
+    with pytest.raises(AssertionError, match="out of range"):
+        confusion_matrix(np.array([[0, 1]], np.uint8), np.array([[0, 7]], np.uint8), 5)
+
+
+def test_255_does_not_land_in_another_cell() -> None:
+    # 21 * 12 + 3 = 255: a histogram of 21 * truth + prediction would count it as sofa taken for ... (12, 3).
+    counts = confusion_matrix(np.zeros((2, 2), np.uint8), np.full((2, 2), IGNORE, np.uint8), 21)
+    assert (counts[0, 21], counts.sum()) == (4, 4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 254))
+def test_relabelling_both_maps_moves_the_scores_with_the_labels(seed: int, labels: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth, prediction = rng.integers(0, labels, (2, 7, 9), np.uint8)
+    order = rng.permutation(labels).astype(np.uint8)
+    before, after = (scores(confusion_matrix(t, p, labels)) for t, p in ((truth, prediction), (order[truth], order[prediction])))
+    np.testing.assert_array_equal(before.iou, after.iou[order])
+    assert before.miou == pytest.approx(after.miou, abs=1e-12)
+
+
+def test_confusions_by_hand() -> None:
+    # Of ten cats six are cats, three dogs, one nothing; of four dogs one is background; background is always right.
+    counts = np.array([[50, 0, 0, 0], [0, 6, 3, 1], [1, 0, 3, 0]], np.int64)
+    pairs = top_confusions(counts, ("background", "cat", "dog"))
+    found = [(pair["truth"], pair["taken_for"], pair["share"], pair["pixels"]) for pair in pairs]
+    assert found == [("cat", "dog", 0.3, 3), ("dog", "background", 0.25, 1), ("cat", "no label", 0.1, 1)]
+    assert len(top_confusions(counts, ("background", "cat", "dog"), most=2)) == 2
+    document = report(counts, ["cat", "dog"])
+    assert (document["fn_of_union"]["cat"], document["fn_of_tp"]["cat"]) == (0.4, pytest.approx(4 / 6, abs=1e-6))
+    assert document["fp_of_tp"]["dog"] == 1.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 6), st.integers(0, 6), st.integers(1, 256))
+def test_pairs_are_counted_one_by_one(seed: int, height: int, width: int, values: int) -> None:
+    truth, prediction = np.random.default_rng(seed).integers(0, values, (2, height, width)).astype(np.uint8)
+    pairs, pixels = joint_cells(truth, prediction)
+    expected = Counter(256 * int(t) + int(p) for t, p in zip(truth.flat, prediction.flat, strict=True))
+    assert dict(zip(pairs.tolist(), pixels.tolist(), strict=True)) == expected
+    assert pixels.dtype == np.int64

@@ -75,14 +75,21 @@ def test_a_changed_setting(rca: Rca, undisturbed: TinyRun, tmp_path: Path, setti
         assert contents(old[step][0]) == contents(undisturbed.path / step)
 
 
-def test_a_result_that_comes_out_the_same_leaves_what_follows_current(rca: Rca, undisturbed: TinyRun, tmp_path: Path) -> None:
+def test_a_result_that_comes_out_the_same_leaves_what_follows_current(
+    rca: Rca, undisturbed: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = undisturbed.copy(tmp_path / "run")
+    monkeypatch.setattr("rcatool.stages.eval.segment", lambda *args, **kwargs: pytest.fail("predicted again"))
     before = {step: record(run, step) for step in STEPS}
     done = rca("run", "--run", run, *assign("pseudo.bg_power=3"))  # counts with `background=power` only
     assert done.code == 0
     assert "make-pseudo/labels: stale (pseudo.bg_power: 4.0 -> 3.0)" in done.err
-    assert [step for step in STEPS if record(run, step) != before[step]] == ["make-pseudo/labels"]
-    assert digests(run) == digests(undisturbed.path)
+    # The scores say how the labels were made, so they are written again; the same predictions are counted.
+    assert [step for step in STEPS if record(run, step) != before[step]] == ["make-pseudo/labels", "eval"]
+    assert {step: digest for step, digest in digests(run).items() if digests(undisturbed.path)[step] != digest}.keys() == {"eval"}
+    old, new = (json.loads((path / "eval" / "metrics.json").read_text()) for path in (undisturbed.path, run))
+    assert (old["pseudo"]["protocol"]["pseudo"].pop("bg_power"), new["pseudo"]["protocol"]["pseudo"].pop("bg_power")) == (4.0, 3.0)
+    assert old == new
     assert rca("run", "--run", run).err == "everything is up to date\n"
 
 

@@ -1,0 +1,211 @@
+"""The scores of a run's CAMs, pseudo labels and predictions on photos with masks: documents for metrics.json, counts to keep.
+
+The protocol of each says how its files were made, in the words of the `stage.json` of the step that made them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rcatool import console
+from rcatool.config import Config
+from rcatool.conventions import all_levels, emulate_cams, emulate_labels
+from rcatool.data.labels import ClassInfo
+from rcatool.data.manifest import Sample, split
+from rcatool.metrics import thresholds
+from rcatool.pool import parallel_map, worker_count
+from rcatool.run import Run, StepDir
+from rcatool.scorecard import boundary_report, intervals, protocol, report
+from rcatool.scoring import ScoreJob, score_cam, score_labels
+from rcatool.tally import PhotoCounts, PhotoTable, SweepTally, Tally
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What every target is scored on: the run's data and the settings."""
+
+    run: Run
+    config: Config
+    classes: ClassInfo
+    samples: list[Sample]
+    root: Path
+    step: StepDir
+
+
+class Target(NamedTuple):
+    """One target's score: what metrics.json says, the confusion matrix (L, L + 1) and the counts of each photo, by target."""
+
+    scores: dict[str, Any]
+    confusion: np.ndarray
+    tables: dict[str, PhotoTable]
+
+
+def cam_target(scene: Scene) -> Target | None:
+    """The CAMs of the train photos at the threshold that is best for them (an oracle), and at the one that is best on tune."""
+    swept = _sweep(scene, "train")
+    if swept is None:
+        return None
+    best = swept.best
+    scores = _cam_scores(scene, "train", swept)
+    tables = {"cam": swept.tally.table(best)}
+    tune = _sweep(scene, "tune")
+    if tune is not None:
+        scores["tune"] = _cam_scores(scene, "tune", tune)
+        tables["cam_from_tune"] = swept.tally.table(tune.best)
+        # No oracle: these masks took no part in the choice.
+        scores["threshold_from_tune"] = {
+            "threshold": float(swept.levels[tune.best]), "miou": swept.reports[tune.best]["miou"], "oracle": False,
+            **intervals(tables["cam_from_tune"], len(scene.classes.names) + 1),
+        }  # fmt: skip
+    return Target(scores, swept.confusions[best], tables)
+
+
+def pseudo_target(scene: Scene) -> Target | None:
+    """The pseudo labels of the train photos, and of the tune photos inside."""
+    settings = _settings(scene, "make-pseudo/labels")
+    threshold = settings["pseudo.bg_threshold"] if settings["pseudo.background"] == "threshold" else None
+    about = {
+        "background": "constant score" if threshold is not None else f"(1 - max)^{settings['pseudo.bg_power']}",
+        "classes": "each photo's own tags",
+        "crf": settings["pseudo.crf"],
+        **_views(_settings(scene, "make-pseudo/cams"), "cam"),
+        "refine": _section(settings, "refine"),
+        "pseudo": _section(settings, "pseudo"),
+    }
+    folder = scene.run.dir("make-pseudo/labels")
+    return _label_target(scene, "pseudo", folder, parts=("train", "tune"), threshold=threshold, about=about)
+
+
+def seg_target(scene: Scene) -> Target | None:
+    """The segmentation network's predictions of the val photos, and of the tune photos inside."""
+    settings = scene.config.eval
+    about = {
+        "background": "the network's own label", "classes": "all, no tags", "crf": "none",
+        "scales": list(settings.scales), "flip": settings.flip, "merge": "mean softmax",
+    }  # fmt: skip
+    found = _label_target(scene, "seg", scene.step.path / "predictions", parts=("val", "tune"), threshold=None, about=about)
+    if found is None:
+        console.warn("eval: no val photo has a mask, so the segmentation network cannot be scored")
+    return found
+
+
+class _Sweep(NamedTuple):
+    """CAMs at every level: the tally, confusions (T, L, L + 1), reports, and which levels belong to the curve; `best` of those."""
+
+    tally: SweepTally
+    levels: np.ndarray
+    confusions: np.ndarray
+    reports: list[dict[str, Any]]
+    curve: list[int]
+    best: int
+
+
+def _sweep(scene: Scene, part: str) -> _Sweep | None:
+    jobs = _jobs(scene, _scored(scene, part, tagged=True), scene.run.dir("make-pseudo/cams"), ".npz")
+    if not jobs:
+        return None
+    step = scene.config.eval.threshold_step
+    levels = all_levels(step)
+    tally = SweepTally(scene.classes.num_classes + 1, len(levels))
+    for job, photo in _counted(scene, f"eval CAMs ({part})", partial(score_cam, levels=levels), jobs):
+        tally.add(job.id, photo)
+    confusions = tally.confusions()
+    reports = [report(confusion, scene.classes.names) for confusion in confusions]
+    curve = np.flatnonzero(np.isin(levels, np.round(thresholds(step), 6))).tolist()
+    best = max(curve, key=lambda j: reports[j]["miou"] or 0.0)
+    return _Sweep(tally, levels, confusions, reports, curve, best)
+
+
+def _cam_scores(scene: Scene, part: str, swept: _Sweep) -> dict[str, Any]:
+    settings = _settings(scene, "make-pseudo/cams")
+    about = {
+        "background": "constant threshold; the best of the sweep over these very masks (oracle)",
+        "classes": "each photo's own tags",
+        "crf": "none",
+        **_views(settings, "cam"),
+        "cam": _section(settings, "cam"),
+    }
+    return {
+        **_head(scene, part, swept.tally, about),
+        "threshold": float(swept.levels[swept.best]),
+        "oracle": True,
+        **swept.reports[swept.best],
+        **intervals(swept.tally.table(swept.best), scene.classes.num_classes + 1),
+        "conventions": emulate_cams(swept.confusions, swept.levels),
+        "curve": [{"threshold": float(swept.levels[j]), "miou": swept.reports[j]["miou"]} for j in swept.curve],
+    }
+
+
+def _label_target(
+    scene: Scene, target: str, folder: Path, *, parts: Sequence[str], threshold: float | None, about: dict[str, Any]
+) -> Target | None:
+    """Score the label maps in `folder` for the first of `parts`, with the score of the second inside where there is one."""
+    found: list[tuple[dict[str, Any], Tally]] = []
+    names = scene.classes.names
+    for part in parts:
+        jobs = _jobs(scene, _scored(scene, part, tagged=target == "pseudo"), folder, ".png")
+        tally = Tally()
+        for job, photo in _counted(scene, f"eval {target} ({part})", partial(score_labels, boundary=True), jobs):
+            tally.add(job.id, photo)
+        if jobs:
+            confusion = tally.confusion(len(names) + 1)
+            found.append(({
+                **_head(scene, part, tally, about), "threshold": threshold, **report(confusion, names),
+                **intervals(tally.table(), len(names) + 1), "conventions": emulate_labels(confusion),
+                **boundary_report(tally.boundary, names),
+            }, tally))  # fmt: skip
+        elif part == parts[0]:
+            return None
+    scores, tally = found[0]
+    if len(found) > 1:
+        scores["tune"] = found[1][0]
+    return Target(scores, tally.confusion(len(names) + 1), {target: tally.table()})
+
+
+def _scored(scene: Scene, part: str, *, tagged: bool) -> list[Sample]:
+    """The photos of a part that can be scored: those with a mask (and, for CAMs and pseudo labels, tags)."""
+    samples = [s for s in split(scene.samples, part) if s.classes or not tagged]
+    masked = [sample for sample in samples if sample.mask is not None]
+    if len(masked) < len(samples):
+        console.warn(f"eval: {len(samples) - len(masked)} of {len(samples)} {part} photos have no mask and are not scored")
+    return masked
+
+
+def _jobs(scene: Scene, samples: Sequence[Sample], folder: Path, suffix: str) -> list[ScoreJob]:
+    count = scene.classes.num_classes
+    return [ScoreJob(s.id, folder / f"{s.id}{suffix}", scene.root / str(s.mask), s.size, count) for s in samples]
+
+
+def _counted(scene: Scene, task: str, score: Callable[[ScoreJob], PhotoCounts], jobs: Sequence[ScoreJob]) -> Any:
+    """Yield each job with its photo's counts."""
+    with console.progress(task, total=len(jobs)) as bar:
+        yield from zip(jobs, parallel_map(score, jobs, workers=worker_count(scene.config.runtime.workers), bar=bar.advance), strict=True)
+
+
+def _head(scene: Scene, part: str, tally: Tally | SweepTally, about: dict[str, Any]) -> dict[str, Any]:
+    data = scene.config.data
+    name = {"train": data.train_list, "val": data.val_list, "tune": data.tune_list}[part] if data.dataset != "folder" else part
+    conditions = protocol(
+        name=name, photos=len(tally.ids), digest=tally.truth_digest(), labels=scene.classes.num_classes + 1,
+        dataset=data.dataset, resize="bilinear to the photo's size", **about,
+    )  # fmt: skip
+    return {"list": name, "images": len(tally.ids), "protocol": conditions}
+
+
+def _settings(scene: Scene, step: str) -> dict[str, Any]:
+    record = scene.run.record(step)
+    assert record is not None, f"{step} is an input"
+    settings: dict[str, Any] = record["settings"]
+    return settings
+
+
+def _section(settings: dict[str, Any], section: str) -> dict[str, Any]:
+    return {name.removeprefix(f"{section}."): value for name, value in settings.items() if name.startswith(f"{section}.")}
+
+
+def _views(settings: dict[str, Any], section: str) -> dict[str, Any]:
+    return {name: settings[f"{section}.{name}"] for name in ("scales", "flip")}
