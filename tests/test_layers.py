@@ -19,6 +19,7 @@ LAYERS = {
     "foundation": [
         "__init__", "config", "config_io", "yaml_text", "files", "pool", "lock", "results", "steps", "run", "console",
         "data/__init__", "data/labels", "data/manifest", "data/tags", "data/tag_csv", "data/npy", "data/voc", "data/folder", "data/shapes",
+        "data/mat5", "data/sbd", "data/phash", "data/mask_digest", "data/census",
     ],
     "computation": [
         "models/*", "refine/*", "data/transforms", "data/datasets", "optim", "kmeans", "cam_inference", "cams", "pseudo", "scoring",
@@ -26,7 +27,9 @@ LAYERS = {
     ],
     "engine": ["engine"],
     "stages": ["stages/*"],
-    "cli": ["cli", "commands", "workflow", "summary", "doctor", "__main__"],
+    "cli": [
+        "cli", "commands", "prepare_commands", "options", "workflow", "voc_archives", "summary", "doctor", "__main__",
+    ],
 }  # fmt: skip
 ORDER = list(LAYERS)
 
@@ -40,7 +43,7 @@ FORBIDDEN = {
 
 # Libraries with one door (or two) in the package.
 DOORS = {
-    "typer": ["cli", "commands"],
+    "typer": ["cli", "commands", "prepare_commands", "options"],
     "rich": ["console"],
     "yaml": ["yaml_text"],
     "pydensecrf": ["refine/crf"],
@@ -49,7 +52,7 @@ DOORS = {
 }
 
 # Where torch may be loaded: not by what runs in worker processes, which have to start fast.
-WITHOUT_TORCH = [*LAYERS["foundation"], *LAYERS["cli"], "pseudo", "scoring", "cams", "metrics", "stages/prepare"]
+WITHOUT_TORCH = [*LAYERS["foundation"], *LAYERS["cli"], "pseudo", "scoring", "cams", "metrics", "stages/prepare", "stages/sbd_masks", "stages/verify_data", "stages/voc_download"]
 
 
 def layer_of(module: str) -> str | None:
