@@ -48,12 +48,18 @@ def find(root: Path, *, lists: Mapping[str, str], tags: str = "", masks: str = "
 
 def devkit(root: Path) -> Path:
     """Return the folder with JPEGImages at or below `root`; ConfigError where there is none."""
-    for base in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
-        if (base / "JPEGImages").is_dir():
-            return base
+    base = find_devkit(root)
+    if base is not None:
+        return base
     if not root.is_dir():
         raise ConfigError(f"data.root: {root} is not a folder", "rca prepare voc --root DIR")
     raise ConfigError(f"data.root: {root} has no JPEGImages, nor VOC2012/JPEGImages, nor VOCdevkit/VOC2012/JPEGImages")
+
+
+def find_devkit(root: Path) -> Path | None:
+    """Return the folder with JPEGImages at or below `root`, if there is one."""
+    places = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
+    return next((base for base in places if (base / "JPEGImages").is_dir()), None)
 
 
 def _classes(base: Path) -> tuple[ClassInfo, list[str]]:

@@ -12,7 +12,7 @@ from rcatool.config import Config
 from rcatool.data.folder import PHOTO_SUFFIXES
 from rcatool.data.labels import read_classes
 from rcatool.data.manifest import Sample, first_few, read_manifest
-from rcatool.errors import DataError
+from rcatool.errors import ConfigError, DataError
 from rcatool.files import atomic_write, sha256_file
 from rcatool.pool import parallel_map, worker_count
 from rcatool.run import Run
@@ -44,7 +44,10 @@ class Verified:
 
 def main(run: Run, config: Config) -> Verified:
     """Read every photo and mask of the run's manifest below data.root; show, and list in a file, which are not what they were."""
-    found = _verify(run, Path(config.data.root), workers=worker_count(config.runtime.workers))
+    root = Path(config.data.root)
+    if not root.is_absolute():
+        raise ConfigError(f"data.root is {config.data.root!r}, expected the absolute path of the data set's folder")
+    found = _verify(run, root, workers=worker_count(config.runtime.workers))
     if found.extra:
         console.log(f"{len(found.extra)} other files beside these are in no split: {first_few(found.extra)}")
     if found.undigested:

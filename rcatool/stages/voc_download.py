@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rcatool import console
+from rcatool.data.voc import find_devkit
 from rcatool.errors import SetupError
 from rcatool.files import disk_free
 
@@ -33,12 +34,13 @@ class Archive:
 
 
 def download(root: Path, *, with_sbd: bool) -> None:
-    """Have ROOT/VOCdevkit and (`with_sbd`) ROOT/benchmark_RELEASE; what is there is left alone.
+    """Have VOC 2012 at or below ROOT, by default in ROOT/VOCdevkit, and (`with_sbd`) ROOT/benchmark_RELEASE.
 
-    SetupError, with what to type instead, where there is no network, not enough room, or a broken archive.
+    What is there is left alone. A download that was stopped starts again; an archive goes when it is unpacked. SetupError, with what to type instead, where there is no network, not enough room, or a broken archive.
     """
     voc, sbd = _archives()
-    missing = [archive for archive in (voc, sbd) if not (root / archive.folder).exists() and (with_sbd or archive is voc)]
+    missing = [voc] if find_devkit(root) is None else []
+    missing += [sbd] if with_sbd and not (root / sbd.folder).exists() else []
     _check_room(root, missing)
     for archive in missing:
         console.log(f"downloading {archive.url} ({archive.bytes / 1e9:.1f} GB)")
