@@ -1,20 +1,18 @@
-"""The commands of the command line and their options. What they do is in `workflow`; `cli` runs them.
+"""The commands of the command line, but for `rca prepare`. What they do is in `workflow`; `cli` runs them.
 
 Everything that takes long to import is imported inside the command that needs it, so that `rca --help` is quick.
 """
 
 import json
-import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from rcatool import __version__, console, score_commands
+from rcatool import __version__, console, prepare_commands, score_commands
 from rcatool.errors import SetupError
 from rcatool.export_commands import export_app
-from rcatool.options import Debug, Device, Force, Json, Preset, Quiet, RunDir, Settings
+from rcatool.options import DEFAULT_RUN, Debug, Device, Force, Json, Quiet, RunDir, Settings, request
 
 app = typer.Typer(
     name="rca",
@@ -24,13 +22,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-prepare_app = typer.Typer(help="Read a data set, check every file, and start a run.")
-app.add_typer(prepare_app, name="prepare")
+app.add_typer(prepare_commands.app, name="prepare")
 app.add_typer(export_app, name="export")
 app.add_typer(score_commands.app)
 
-DEFAULT_RUN = Path("runs/default")
 DEMO_RUN = Path("runs/demo")
+
 
 @app.callback(invoke_without_command=True)
 def _root(
@@ -42,63 +39,6 @@ def _root(
         console.print_result(context.get_help())
 
 
-@prepare_app.command("voc")
-def _prepare_voc(
-    root: Annotated[Path, typer.Option(metavar="DIR", help="Folder with JPEGImages, or the VOCdevkit around it.")],
-    train_list: Annotated[str | None, typer.Option(metavar="NAME", help="List of training photos.")] = None,
-    val_list: Annotated[str | None, typer.Option(metavar="NAME", help="List of photos to score the network on.")] = None,
-    tune_list: Annotated[str | None, typer.Option(metavar="NAME", help="List of photos to choose thresholds on.")] = None,
-    tags: Annotated[str | None, typer.Option(metavar="FILE", help="Tags: a text file, cls_labels.npy, or `masks`.")] = None,
-    config: Preset = None, run: RunDir = DEFAULT_RUN, set_: Settings = None, force: Force = False,
-    device: Device = None, quiet: Quiet = False, debug: Debug = False,
-) -> None:  # fmt: skip
-    """Pascal VOC, or any data set in its layout.
-
-    Example: rca prepare voc --root VOCdevkit/VOC2012 --train-list trainaug --val-list val
-    """
-    # A name that is no file from here may be one in ROOT.
-    tag_file = _full(Path(tags)) if tags and tags != "masks" and _full(Path(tags)).is_file() else tags
-    _prepare(
-        "voc", _request(run, set_, force, device, quiet), config,
-        {"root": _full(root), "train_list": train_list, "val_list": val_list, "tune_list": tune_list, "tags": tag_file},
-    )  # fmt: skip
-
-
-@prepare_app.command("folder")
-def _prepare_folder(
-    images: Annotated[Path, typer.Option(metavar="DIR", help="Folder of photos.")],
-    tags: Annotated[Path, typer.Option(metavar="FILE", help="CSV: image,tags with tags separated by ; or |.")],
-    masks: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of mask PNGs, to measure with.")] = None,
-    val_fraction: Annotated[float | None, typer.Option(metavar="F", help="Share of the photos held out for val.")] = None,
-    config: Preset = None, run: RunDir = DEFAULT_RUN, set_: Settings = None, force: Force = False,
-    device: Device = None, quiet: Quiet = False, debug: Debug = False,
-) -> None:  # fmt: skip
-    """Any folder of photos, with a CSV of tags.
-
-    Example: rca prepare folder --images photos --tags tags.csv --val-fraction 0.2
-    """
-    from rcatool.data.folder import common_root
-
-    root = common_root(_full(images), masks and _full(masks))
-    paths = {"images": _below(images, root), "masks": "" if masks is None else _below(masks, root), "tags": _full(tags)}
-    _prepare("folder", _request(run, set_, force, device, quiet), config, {"root": root, **paths, "val_fraction": val_fraction})
-
-
-@prepare_app.command("shapes")
-def _prepare_shapes(
-    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the images go; default: RUN/shapes.")] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the generator.")] = None,
-    config: Preset = None, run: RunDir = DEFAULT_RUN, set_: Settings = None, force: Force = False,
-    device: Device = None, quiet: Quiet = False, debug: Debug = False,
-) -> None:  # fmt: skip
-    """Generated images of textured objects; a new run takes the settings of the preset `shapes`.
-
-    Example: rca prepare shapes --run runs/shapes --seed 1
-    """
-    options = {"root": None if root is None else _full(root), "shapes_seed": seed}
-    _prepare("shapes", _request(run, set_, force, device, quiet), config, options)
-
-
 def _stage_command(word: str, help_text: str) -> None:
     """Add a command that brings the steps of `word` up to date."""
 
@@ -107,7 +47,7 @@ def _stage_command(word: str, help_text: str) -> None:
         run: RunDir = DEFAULT_RUN, set_: Settings = None, force: Force = False,
         device: Device = None, quiet: Quiet = False, debug: Debug = False,
     ) -> None:  # fmt: skip
-        _stage(word, _request(run, set_, force, device, quiet))
+        _stage(word, request(run, set_, force, device, quiet))
 
 
 _stage_command(
@@ -130,7 +70,7 @@ def _eval(
 
     Example: rca eval --json
     """
-    _stage("eval", _request(run, set_, force, device, quiet))
+    _stage("eval", request(run, set_, force, device, quiet))
     _print_scores(run, as_json)
 
 
@@ -145,7 +85,7 @@ def _run_all(
     """
     from rcatool import workflow
 
-    workflow.run_all(_request(run, set_, force, device, quiet))
+    workflow.run_all(request(run, set_, force, device, quiet))
     _print_scores(run, as_json)
 
 
@@ -160,7 +100,7 @@ def _demo(
     """
     from rcatool import workflow
 
-    workflow.demo(_request(run, set_, force, device, quiet))
+    workflow.demo(request(run, set_, force, device, quiet))
     _print_scores(run, as_json=False)
     console.print_result(f"results: {run / 'eval' / 'metrics.json'}")
 
@@ -201,33 +141,10 @@ def _doctor(run: RunDir = DEFAULT_RUN, as_json: Json = False, debug: Debug = Fal
         raise SetupError(f"not ready: {', '.join(broken)}", "do what the lines marked `fail` say")
 
 
-def _request(run: Path, assignments: Sequence[str] | None, force: bool, device: str | None, quiet: bool) -> Any:
-    from rcatool.workflow import Request
-
-    console.configure(quiet=quiet)
-    return Request(run, tuple(assignments or ()), force, device)
-
-
-def _prepare(dataset: str, request: Any, preset: str | None, options: Mapping[str, object]) -> None:
-    from rcatool import workflow
-
-    given = [f"data.{name}={value}" for name, value in options.items() if value is not None]
-    workflow.prepare(dataset, request, given, preset)
-
-
 def _stage(word: str, request: Any) -> None:
     from rcatool import workflow
 
     workflow.run_stage(word, request)
-
-
-def _below(path: Path, root: Path) -> str:
-    """`path` relative to `root`, which is above it."""
-    return _full(path).relative_to(root).as_posix()
-
-
-def _full(path: Path) -> Path:
-    return Path(os.path.abspath(path.expanduser()))
 
 
 def _print_scores(run: Path, as_json: bool) -> None:

@@ -37,6 +37,7 @@ class Data(Section):
     train_list: str = Field("train", description="voc: list of training photos, by name under ImageSets/Segmentation")
     val_list: str = Field("val", description="voc: list of photos to score the segmentation network on")
     tune_list: str = Field("", description="voc: list of photos to choose settings and thresholds on; empty: none")
+    test_list: str = Field("", description="voc: list of photos to predict only, without tags and masks; empty: none")
     val_fraction: Unit = Field(0.0, description="folder: share of the photos held out for val where no `split` column says so")
     shapes_train: Positive = Field(240, description="shapes: number of generated training images")
     shapes_val: Positive = Field(60, description="shapes: number of generated val images")

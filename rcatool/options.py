@@ -1,9 +1,13 @@
-"""The options that commands share."""
+"""The options that commands share, and what becomes of them."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from rcatool import console
 
 RunDir = Annotated[Path, typer.Option("--run", envvar="RCA_RUN", metavar="DIR", help="Run directory: everything is read and written here.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the run; can be repeated.")]
@@ -13,3 +17,18 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no news; w
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of tables.")]
 Preset = Annotated[str | None, typer.Option("--config", metavar="PRESET|FILE", help="Settings to start from, instead of the run's own.")]
+
+DEFAULT_RUN = Path("runs/default")
+
+
+def request(run: Path, assignments: Sequence[str] | None, force: bool, device: str | None, quiet: bool) -> Any:
+    """The shared options as a `workflow.Request`; news are silent from now on if `quiet`."""
+    from rcatool.workflow import Request
+
+    console.configure(quiet=quiet)
+    return Request(run, tuple(assignments or ()), force, device)
+
+
+def full(path: Path) -> Path:
+    """`path` from the current folder, with ~ written out."""
+    return Path(os.path.abspath(path.expanduser()))

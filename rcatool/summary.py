@@ -1,11 +1,12 @@
-"""What a run has come to: the state of its steps, and its scores."""
+"""What a run has come to, as tables: its data set, the state of its steps, and its scores."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rcatool import console
 from rcatool.config import Config
+from rcatool.data import census
 from rcatool.errors import DataError
 from rcatool.files import read_json
 from rcatool.run import Run
@@ -54,6 +55,36 @@ def _next_command(run: Run, config: Config, states: Mapping[str, State]) -> str 
         if not state.is_current:
             return STEPS[first_to_make(name, current)].command(run.root, config)
     return None
+
+
+def read_census(run: Run) -> dict[str, Any]:
+    """What `rca prepare` counted in the data set. Raises DataError if the file is missing or broken."""
+    path, hint = run.dir("prepare") / "summary.json", f"{STEPS['prepare'].command(run.root)} --force"
+    try:
+        document = read_json(path, "the counts of rca prepare")
+    except DataError as error:
+        raise DataError(error.message, hint) from error
+    if not isinstance(document, dict) or document.get("format") != census.FORMAT:
+        raise DataError(f"{path}: not a document of counts", hint)
+    return document
+
+
+def census_table(document: Mapping[str, Any]) -> "RenderableType":
+    """Photos by class and split, and the share of the masks' pixels."""
+    splits: Mapping[str, Mapping[str, Any]] = document["splits"]
+    masked = [split for split in splits if splits[split]["with_mask"]]
+    rows = [
+        [name, *(counts[split]["tagged"] for split in splits), *(f"{100 * counts[split]['pixels']:.2f}" for split in masked)]
+        for name, counts in document["classes"].items()
+    ]
+    for label, key in (("photos", "photos"), ("with mask", "with_mask")):
+        rows.append([label, *(splits[split][key] for split in splits), *("" for _ in masked)])
+    return console.table("photos", ("class", *splits, *(f"% of {split} pixels" for split in masked)), rows)
+
+
+def census_lines(document: Mapping[str, Any]) -> Iterable[str]:
+    """Tags per photo and coverage of the masks, a line each."""
+    return census.coverage(document)
 
 
 def metrics_path(run: Run) -> Path:

@@ -12,12 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from rcatool import config_io, console
 from rcatool.config import Config, Data
 from rcatool.errors import SetupError
 from rcatool.run import Run
 from rcatool.steps import NO_FILES, STEPS, Step
+
+if TYPE_CHECKING:
+    from rcatool.stages.verify_data import Verified
 
 AFTER_PREPARE = ("train-cls", "make-pseudo", "train-seg", "eval")
 
@@ -53,6 +57,20 @@ def prepare(dataset: str, request: Request, assignments: Sequence[str], preset: 
         _call("prepare", run, _on_device(kept, request), force=request.force)
         # Only now: a data set that cannot be used must not replace the settings of a run that works.
         run.write_config(kept)
+
+
+def verify(request: Request) -> "Verified":
+    """Check every file of the run's data set; settings given with the command, such as data.root, are kept if all is well."""
+    run = Run(request.run)
+    kept = _absolute(config_io.apply_settings(run.read_config(), request.assignments))
+    run.require("prepare", kept, by="prepare --verify")
+    with _writing(run):
+        from rcatool.stages import verify_data
+
+        found = verify_data.main(run, kept)
+        if not found.lines:
+            run.write_config(kept)
+    return found
 
 
 def run_stage(word: str, request: Request) -> None:

@@ -1,10 +1,17 @@
-"""Data sets of a few tiny photos, written with Pillow alone."""
+"""Data sets of a few tiny photos, written with Pillow alone; SBD's masks with scipy."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.io import savemat
+from scipy.sparse import csc_matrix
+
+from rcatool.data.manifest import Dataset
+
+CAT, PERSON = 7, 14
+LISTS = {"train": "train", "val": "val", "tune": ""}
 
 
 def make_photo(path: Path, seed: int = 0, size: tuple[int, int] = (12, 16)) -> None:
@@ -38,3 +45,19 @@ def make_voc(base: Path, *, train: Iterable[str] = ("a1", "a2", "a3"), val: Iter
 
 def write_list(base: Path, name: str, ids: Iterable[str]) -> None:
     (base / "ImageSets" / "Segmentation" / f"{name}.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
+
+
+def classes(dataset: Dataset) -> dict[str, tuple[int, ...]]:
+    """Class indices by id."""
+    return {sample.id: sample.classes for sample in dataset.samples}
+
+
+def write_mat(path: Path, mask: np.ndarray, *, deflated: bool = True) -> None:
+    """Write a mask as SBD has it: struct GTcls of Boundaries (a sparse matrix per class), Segmentation and CategoriesPresent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    boundaries = np.empty((20, 1), dtype=object)
+    for c in range(20):
+        boundaries[c, 0] = csc_matrix((mask == c + 1) & (np.roll(mask, 1, axis=0) != mask), dtype=np.float64)
+    present = np.setdiff1d(mask, [0]).astype(np.uint8)[:, None]
+    struct = {"Boundaries": boundaries, "Segmentation": mask, "CategoriesPresent": present}
+    savemat(path, {"GTcls": struct}, do_compression=deflated)

@@ -117,9 +117,12 @@ def test_module_can_be_run() -> None:
 SHARED = {"--run", "--set", "--force", "--device", "--quiet", "--debug"}
 EXPORT = {"--run", "--what", "--labels", "--images", "--out", "--force", "--quiet", "--debug"}
 OPTIONS = {
-    "prepare voc": SHARED | {"--root", "--train-list", "--val-list", "--tune-list", "--tags", "--config"},
-    "prepare folder": SHARED | {"--images", "--tags", "--masks", "--val-fraction", "--config"},
-    "prepare shapes": SHARED | {"--root", "--seed", "--config"},
+    "prepare": {"--verify", "--run", "--set", "--quiet", "--debug", "--json"},
+    "prepare voc": SHARED
+    | {"--root", "--train-list", "--val-list", "--tune-list", "--test-list", "--tags", "--sbd", "--sbd-out", "--download"}
+    | {"--config", "--json"},
+    "prepare folder": SHARED | {"--images", "--tags", "--masks", "--val-fraction", "--config", "--json"},
+    "prepare shapes": SHARED | {"--root", "--seed", "--config", "--json"},
     "train-cls": SHARED,
     "make-pseudo": SHARED,
     "train-seg": SHARED,
@@ -142,7 +145,7 @@ def test_commands_and_options_are_these() -> None:
     # People write scripts against these names: a new one belongs here, a changed one in the changelog.
     found = {}
     for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
-        for inner, leaf in getattr(command, "commands", {"": command}).items():
+        for inner, leaf in {"": command, **getattr(command, "commands", {})}.items():
             assert "Example: rca" in leaf.help
             options = {option for parameter in leaf.params for option in parameter.opts if option.startswith("--")}
             found[f"{name} {inner}".strip()] = options - {"--help"}

@@ -19,6 +19,7 @@ LAYERS = {
     "foundation": [
         "config", "config_io", "yaml_text", "files", "pool", "lock", "results", "steps", "run", "console",
         "data/__init__", "data/labels", "data/manifest", "data/tags", "data/tag_csv", "data/npy", "data/voc", "data/folder", "data/shapes",
+        "data/mat5", "data/sbd", "data/phash", "data/mask_digest", "data/census",
     ],
     "computation": [
         "models/*", "refine/*", "data/transforms", "data/datasets", "optim", "kmeans", "cam_inference", "cams", "pseudo", "scoring",
@@ -28,8 +29,8 @@ LAYERS = {
     "stages": ["stages/*"],
     "export": ["export/*"],
     "cli": [
-        "__init__", "cli", "options", "commands", "score_commands", "export_commands", "workflow", "summary", "score_tables",
-        "mask_score", "comparison", "doctor", "__main__",
+        "__init__", "cli", "options", "commands", "prepare_commands", "score_commands", "export_commands", "workflow", "voc_archives",
+        "summary", "score_tables", "mask_score", "comparison", "doctor", "__main__",
     ],
 }  # fmt: skip
 ORDER = list(LAYERS)
@@ -45,7 +46,7 @@ FORBIDDEN = {
 
 # Libraries with one door (or two) in the package.
 DOORS = {
-    "typer": ["cli", "options", "commands", "score_commands", "export_commands"],
+    "typer": ["cli", "options", "commands", "prepare_commands", "score_commands", "export_commands"],
     "rich": ["console"],
     "yaml": ["yaml_text"],
     "pydensecrf": ["refine/crf"],
@@ -58,7 +59,8 @@ EXPORT = [module for module in MODULES if module.startswith("export/")]
 
 # Where torch may be loaded: not by what runs in worker processes, which have to start fast.
 WITHOUT_TORCH = [
-    *LAYERS["foundation"], *LAYERS["cli"], *EXPORT, "pseudo", "scoring", "cams", "metrics", "tally", "scorecard", "stages/prepare",
+    *LAYERS["foundation"], *LAYERS["cli"], *EXPORT, "pseudo", "scoring", "cams", "metrics", "tally", "scorecard",
+    "stages/prepare", "stages/sbd_masks", "stages/verify_data", "stages/voc_download",
 ]  # fmt: skip
 
 

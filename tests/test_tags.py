@@ -5,24 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_voc import make_voc
+from small_voc import CAT, LISTS, PERSON, classes, make_voc
 
 from rcatool.data import voc
 from rcatool.data.labels import VOC_CLASSES
-from rcatool.data.manifest import Dataset
 from rcatool.errors import DataError
-
-CAT, PERSON = 7, 14
-LISTS = {"train": "train", "val": "val", "tune": ""}
 
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     return make_voc(tmp_path / "VOC2012")
-
-
-def classes(dataset: Dataset) -> dict[str, tuple[int, ...]]:
-    return {sample.id: sample.classes for sample in dataset.samples}
 
 
 def annotation(*names: str) -> str:

@@ -3,24 +3,16 @@
 from pathlib import Path
 
 import pytest
-from small_voc import make_mask, make_photo, make_voc, write_list
+from small_voc import CAT, LISTS, PERSON, classes, make_mask, make_photo, make_voc, write_list
 
 from rcatool.data import voc
 from rcatool.data.labels import VOC_CLASSES
-from rcatool.data.manifest import Dataset
 from rcatool.errors import ConfigError, DataError
-
-CAT, PERSON = 7, 14
-LISTS = {"train": "train", "val": "val", "tune": ""}
 
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     return make_voc(tmp_path / "VOC2012")
-
-
-def classes(dataset: Dataset) -> dict[str, tuple[int, ...]]:
-    return {sample.id: sample.classes for sample in dataset.samples}
 
 
 def test_all_of_it(base: Path) -> None:

@@ -11,7 +11,8 @@ from rcatool.data.labels import MAX_CLASSES, ClassInfo
 from rcatool.errors import ConfigError, DataError
 from rcatool.files import atomic_write, is_path_safe
 
-SPLITS = ("train", "val", "tune")
+SPLITS = ("train", "val", "tune", "test")
+SCORED_SPLITS = SPLITS[:3]  # the photos of `test` are predicted only
 PREPARE_AGAIN = "rca prepare ... --force"
 
 
@@ -20,13 +21,14 @@ class Sample:
     """One photo: where it is, what is in it, and what it looked like when it was prepared."""
 
     id: str  # names its outputs: <id>.png, <id>.npz
-    split: str  # train, val or tune, whatever the list was called
+    split: str  # train, val, tune or test (photos to predict, without tags and masks), whatever the list was called
     image: str  # path relative to data.root, with /
     mask: str | None  # the same, where there is one
     size: tuple[int, int]  # (H, W), EXIF rotation applied
     classes: tuple[int, ...]  # image-level tags, sorted, in [0, C)
     bytes: int  # size of the photo's file
     sha256: str  # first 16 hex digits of the photo file's digest
+    mask_sha256: str | None = None  # the same of the mask's file, where there is one
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def read_manifest(path: Path, *, num_classes: int = MAX_CLASSES) -> list[Sample]
 
 
 def split(samples: Iterable[Sample], name: str) -> list[Sample]:
-    """Return the samples of one split (train, val or tune), in their order."""
+    """Return the samples of one split (train, val, tune or test), in their order."""
     assert name in SPLITS, name
     return [sample for sample in samples if sample.split == name]
 
@@ -130,11 +132,12 @@ def _parse(line: str, num_classes: int) -> Sample:
     in_order = classes == sorted(set(classes)) and all(c < num_classes for c in classes)
     _expect(in_order, document, "classes", f"sorted indices below {num_classes}")
     _expect(_is_int(document.get("bytes"), 1), document, "bytes", "a positive number")
-    digest: Any = document.get("sha256")
+    digest, mask_digest = document.get("sha256"), document.get("mask_sha256")
     _expect(isinstance(digest, str) and len(digest) == 16, document, "sha256", "16 hex digits")
+    _expect(mask_digest is None or (isinstance(mask_digest, str) and len(mask_digest) == 16), document, "mask_sha256", "16 hex digits")
     return Sample(
         id=document["id"], split=document["split"], image=document["image"], mask=document.get("mask"),
-        size=(size[0], size[1]), classes=tuple(classes), bytes=document["bytes"], sha256=digest,
+        size=(size[0], size[1]), classes=tuple(classes), bytes=document["bytes"], sha256=document["sha256"], mask_sha256=mask_digest,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path, PurePosixPath
 
-from rcatool.data.manifest import SPLITS
+from rcatool.data.manifest import SCORED_SPLITS
 from rcatool.errors import DataError
 
 MAX_BYTES = 256 * 2**20
@@ -90,8 +90,8 @@ def _row(line: int, cells: list[str], columns: dict[str, int]) -> Row:
         raise ValueError(f"{len(cells)} cells, expected image,tags with tags separated by ; or |")
     cell = {name: cells[place] if place < len(cells) else "" for name, place in columns.items()}
     split = cell.get("split", "").lower() or None
-    if split is not None and split not in SPLITS:
-        raise ValueError(f"split {cell['split']!r}, expected one of {', '.join(SPLITS)}, or nothing")
+    if split is not None and split not in SCORED_SPLITS:
+        raise ValueError(f"split {cell['split']!r}, expected one of {', '.join(SCORED_SPLITS)}, or nothing")
     return Row(line, _relative(cell["image"]), _tags(cell["tags"]), split)
 
 

@@ -20,12 +20,13 @@ def find(root: Path, *, lists: Mapping[str, str], tags: str = "", masks: str = "
     """Find the photos of `lists` (split -> name of a list; an empty name: no such split) with their tags and masks.
 
     `tags` is a file (relative to `root` or absolute), `masks` (read them from the masks) or empty (ROOT/tags.txt, else
-    Annotations); `masks` is a folder or empty. Looks at names only, not into photos or masks. ConfigError for a list or
-    folder that is not there, DataError for lists that overlap and for training photos without tags.
+    Annotations); `masks` is a folder or empty. Photos of the split `test` are for predicting only: neither tags nor masks of
+    theirs are taken. Looks at names only, not into photos or masks. ConfigError for a list or folder that is not there,
+    DataError for lists that overlap and for training photos without tags.
     """
-    base = _devkit(root)
+    base = devkit(root)
     info, notes = _classes(base)
-    ids, list_notes = _read_lists(base, lists)
+    ids, list_notes, warnings = _read_lists(base, lists)
     photos = _by_stem(base / "JPEGImages", PHOTO_SUFFIXES)
     mask_folder = _mask_folder(root, base, masks)
     mask_files = _by_stem(mask_folder, (".png",)) if mask_folder else {}
@@ -33,24 +34,32 @@ def find(root: Path, *, lists: Mapping[str, str], tags: str = "", masks: str = "
     samples = []
     for image_id, split in ids.items():
         image = base / "JPEGImages" / photos.get(image_id, f"{image_id}.jpg")  # a missing photo is reported when it is opened
-        mask = mask_folder / mask_files[image_id] if mask_folder and image_id in mask_files else None
-        mask_path = below(mask, root) if mask else None
-        samples.append(draft(image_id, split, image=below(image, root), mask=mask_path, classes=taken.get(image_id, ())))
+        has_mask = image_id in mask_files and split != "test"
+        mask = below(mask_folder / mask_files[image_id], root) if mask_folder and has_mask else None
+        classes = taken.get(image_id, ()) if split != "test" else ()
+        samples.append(draft(image_id, split, image=below(image, root), mask=mask, classes=classes))
     if tags != FROM_MASKS:
         _check_tagged(samples, source)
     with_mask = sum(sample.mask is not None for sample in samples)
     where = f"masks: {mask_folder}, {with_mask} of {len(samples)} photos have one" if mask_folder else "masks: none"
-    return Dataset(info, samples, notes=(*notes, *list_notes, f"tags: {source}", where), tags_from_masks=tags == FROM_MASKS)
+    all_notes = (*notes, *list_notes, f"tags: {source}", where)
+    return Dataset(info, samples, notes=all_notes, warnings=tuple(warnings), tags_from_masks=tags == FROM_MASKS)
 
 
-def _devkit(root: Path) -> Path:
-    """Return the folder with JPEGImages at or below `root`."""
-    for base in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
-        if (base / "JPEGImages").is_dir():
-            return base
+def devkit(root: Path) -> Path:
+    """Return the folder with JPEGImages at or below `root`; ConfigError where there is none."""
+    base = find_devkit(root)
+    if base is not None:
+        return base
     if not root.is_dir():
         raise ConfigError(f"data.root: {root} is not a folder", "rca prepare voc --root DIR")
     raise ConfigError(f"data.root: {root} has no JPEGImages, nor VOC2012/JPEGImages, nor VOCdevkit/VOC2012/JPEGImages")
+
+
+def find_devkit(root: Path) -> Path | None:
+    """Return the folder with JPEGImages at or below `root`, if there is one."""
+    places = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
+    return next((base for base in places if (base / "JPEGImages").is_dir()), None)
 
 
 def _classes(base: Path) -> tuple[ClassInfo, list[str]]:
@@ -65,10 +74,10 @@ def _classes(base: Path) -> tuple[ClassInfo, list[str]]:
     return ClassInfo(names), [f"classes: {path} ({len(names)})"]
 
 
-def _read_lists(base: Path, lists: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Return image id -> split, in the order of the lists, and a line of text about each list."""
+def _read_lists(base: Path, lists: Mapping[str, str]) -> tuple[dict[str, str], list[str], list[str]]:
+    """Return image id -> split, in the order of the lists, a line about each list, and one about each that is not the official one."""
     ids: dict[str, str] = {}
-    notes = []
+    notes, warnings = [], []
     for split, name in lists.items():
         if not name and split != "train":
             continue
@@ -83,7 +92,21 @@ def _read_lists(base: Path, lists: Mapping[str, str]) -> tuple[dict[str, str], l
             )
         ids.update(dict.fromkeys(found, split))
         notes.append(f"{split}: {len(found)} photos, {'packaged list' if path.parent == PACKAGED_LISTS else 'list'} {path}")
-    return ids, notes
+        warnings += _unofficial(path, found)
+    return ids, notes, warnings
+
+
+def _unofficial(path: Path, found: list[str]) -> list[str]:
+    """Return a line about a list of ROOT that has the name of an official one and other photos."""
+    packaged = PACKAGED_LISTS / path.name
+    if path == packaged or not packaged.is_file():
+        return []
+    official = set(_read_list(packaged))
+    shared = len(official.intersection(found))
+    if shared == len(found) == len(official):
+        return []
+    counts = f"{len(found)} photos; VOC's official {path.stem} has {len(official)}, {shared} of them are in this list"
+    return [f"{path}: {counts}, so scores compare with no published ones"]
 
 
 def _list_path(base: Path, name: str, *, setting: str) -> Path:

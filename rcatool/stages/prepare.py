@@ -1,38 +1,30 @@
-"""A data set on disk -> manifest.jsonl and classes.json, after a look into every file."""
+"""A data set on disk -> manifest.jsonl, classes.json and summary.json, after a look into every file."""
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rcatool import console
 from rcatool.config import Config
 from rcatool.data import folder, manifest, shapes, voc
-from rcatool.data.labels import IGNORE, ClassInfo, mask_to_class, read_classes, read_image, read_mask, write_classes
-from rcatool.data.manifest import SPLITS, Dataset, Sample
+from rcatool.data.census import Census, Look, oddities
+from rcatool.data.labels import read_classes, read_image, read_mask, write_classes
+from rcatool.data.manifest import Dataset, Sample
+from rcatool.data.mask_digest import content_digest
+from rcatool.data.phash import perceptual_hash
 from rcatool.errors import ConfigError, DataError
 from rcatool.files import atomic_write, sha256_file
 from rcatool.pool import parallel_map, worker_count
 from rcatool.run import Run
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
 PROBLEMS = "prepare-problems.txt"
 SHOWN = 20  # problems on the terminal; all of them are in the file
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What a look into one photo and its mask found."""
-
-    sample: Sample
-    in_mask: tuple[int, ...] | None  # classes with a pixel; None without a mask
-    problems: tuple[str, ...] = ()
+CHUNK = 8  # photos that a process is sent at a time
 
 
 def main(run: Run, config: Config, *, force: bool = False) -> None:
@@ -52,20 +44,25 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     for line in dataset.warnings:
         console.warn(line)
     # Nothing of an earlier result is put aside before the new one is known to be good.
-    checked = _check(dataset, root, workers=worker_count(config.runtime.workers))
-    problems = [problem for one in checked for problem in one.problems] + _duplicates(checked, across=True)
+    census, samples, problems = Census(dataset.info), [], []
+    for look in _look(dataset, root, workers=worker_count(config.runtime.workers)):
+        samples.append(look.sample)
+        problems += look.problems
+        if not look.problems:
+            census.add(look)
+    problems += _in_two_splits(samples)
     if problems:
         _fail(problems, run.root / PROBLEMS)
+    document = census.document()
     step = run.begin("prepare", config, force=force)
     assert step is not None, "a step that was not current a moment ago"
-    samples = [one.sample for one in checked]
     manifest.write_manifest(step.path / "manifest.jsonl", samples)
     write_classes(step.path / "classes.json", dataset.info)
+    atomic_write(step.path / "summary.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     run.commit(step, {"photos": dict(Counter(sample.split for sample in samples)), "notes": [*dataset.notes, *dataset.warnings]})
     (run.root / PROBLEMS).unlink(missing_ok=True)
-    for line in _oddities(checked, dataset):
+    for line in oddities(document):
         console.warn(line)
-    console.print_result(_summary(samples, dataset.info))
 
 
 def _generate(root: Path, config: Config) -> None:
@@ -81,7 +78,7 @@ def _find(root: Path, config: Config) -> Dataset:
     data = config.data
     if data.dataset == "folder":
         return folder.find(root, images=data.images, tags=data.tags, masks=data.masks, val_fraction=data.val_fraction)
-    lists = {"train": data.train_list, "val": data.val_list, "tune": data.tune_list}
+    lists = {"train": data.train_list, "val": data.val_list, "tune": data.tune_list, "test": data.test_list}
     return voc.find(root, lists=lists, tags=data.tags, masks=data.masks)
 
 
@@ -94,44 +91,56 @@ def _check_unmoved(run: Run, root: Path) -> None:
     console.log(f"prepare: all {len(samples)} photos are in {root}, with the number of bytes they had")
 
 
-def _check(dataset: Dataset, root: Path, *, workers: int) -> list[Checked]:
-    look = partial(look_into, root=root, num_classes=dataset.info.num_classes, tags_from_masks=dataset.tags_from_masks)
-    with console.progress("checking photos", len(dataset.samples)) as bar:
-        return list(parallel_map(look, dataset.samples, workers=workers, bar=bar.advance))
+def _look(dataset: Dataset, root: Path, *, workers: int) -> Iterator[Look]:
+    look = partial(_look_into_all, root=root, num_classes=dataset.info.num_classes, tags_from_masks=dataset.tags_from_masks)
+    samples = dataset.samples
+    chunks = [samples[start : start + CHUNK] for start in range(0, len(samples), CHUNK)]
+    with console.progress("checking photos", len(samples)) as bar:
+        for looks in parallel_map(look, chunks, workers=workers):
+            yield from looks
+            bar.advance(len(looks))
 
 
-def look_into(sample: Sample, *, root: Path, num_classes: int, tags_from_masks: bool) -> Checked:
+def _look_into_all(samples: Sequence[Sample], *, root: Path, num_classes: int, tags_from_masks: bool) -> list[Look]:
+    return [look_into(sample, root=root, num_classes=num_classes, tags_from_masks=tags_from_masks) for sample in samples]
+
+
+def look_into(sample: Sample, *, root: Path, num_classes: int, tags_from_masks: bool) -> Look:
     """Decode a photo and its mask; the result carries what is wrong with them, if anything is."""
     problems = []
-    in_mask = None
+    look = Look(sample)
     path = root / sample.image
     try:
-        height, width = read_image(path).shape[:2]
+        image = read_image(path)
+        height, width = image.shape[:2]
         sample = replace(sample, size=(height, width), bytes=path.stat().st_size, sha256=sha256_file(path)[:16])
+        look = Look(sample, hash=perceptual_hash(image))
     except DataError as error:
         problems.append(error.message)
     if sample.mask is not None:
         try:
             mask = read_mask(root / sample.mask, num_classes=num_classes, size=None if problems else sample.size)
-            values = np.flatnonzero(np.bincount(mask.ravel(), minlength=IGNORE + 1)[1:IGNORE]) + 1
-            in_mask = tuple(mask_to_class(values).tolist())
+            sample = replace(sample, mask_sha256=sha256_file(root / sample.mask)[:16])
+            counts = np.bincount(mask.ravel())
+            pixels = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+            look = replace(look, pixels=pixels, mask_digest=content_digest(mask))
         except DataError as error:
             problems.append(error.message)
     if tags_from_masks and not problems:
-        sample = replace(sample, classes=in_mask or ())
-        if sample.split == "train" and not in_mask:
+        sample = replace(sample, classes=tuple(sorted(look.in_mask or ())))
+        if sample.split == "train" and not sample.classes:
             problems.append(f"{path}: no {'object in its mask' if sample.mask else 'mask'} to take tags from")
-    return Checked(sample, in_mask, tuple(problems))
+    return replace(look, sample=sample, problems=tuple(problems))
 
 
-def _duplicates(checked: Iterable[Checked], *, across: bool) -> list[str]:
-    """Return a line for each photo that is there twice: in two splits (`across`), or within one."""
+def _in_two_splits(samples: Sequence[Sample]) -> list[str]:
+    """Return a line for each photo that is in another split, too, byte for byte."""
     first: dict[str, Sample] = {}
     lines = []
-    for one in checked:
-        earlier = first.setdefault(one.sample.sha256, one.sample) if one.sample.sha256 else one.sample
-        if earlier is not one.sample and (earlier.split != one.sample.split) == across:
-            lines.append(f"{one.sample.image} ({one.sample.split}) is the same photo as {earlier.image} ({earlier.split})")
+    for sample in samples:
+        earlier = first.setdefault(sample.sha256, sample) if sample.sha256 else sample
+        if earlier.split != sample.split:
+            lines.append(f"{sample.image} ({sample.split}) is the same photo as {earlier.image} ({earlier.split})")
     return lines
 
 
@@ -142,30 +151,3 @@ def _fail(problems: Sequence[str], path: Path) -> None:
         console.warn(problem)
     count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
     raise DataError(f"{count} in the data set, first: {problems[0]}", f"read the complete list in {path}")
-
-
-def _oddities(checked: Sequence[Checked], dataset: Dataset) -> list[str]:
-    """Return what is strange but no error: equal photos in a split, tags that do not match masks, classes without photos."""
-    lines = _duplicates(checked, across=False)
-    tagged = [(set(one.sample.classes), set(one.in_mask)) for one in checked if one.in_mask is not None and one.sample.classes]
-    without_pixel = sum(not tags <= seen for tags, seen in tagged)
-    without_tag = sum(not seen <= tags for tags, seen in tagged)
-    if without_pixel:
-        lines.append(f"{without_pixel} of {len(tagged)} photos with a mask have a tag without a pixel")
-    if without_tag:
-        lines.append(f"{without_tag} of {len(tagged)} photos with a mask have pixels of a class they are not tagged with")
-    in_train = {c for one in checked if one.sample.split == "train" for c in one.sample.classes}
-    unseen = [name for c, name in enumerate(dataset.info.names) if c not in in_train]
-    if unseen:
-        lines.append(f"no training photo has the tag {' or '.join(map(repr, unseen))}")
-    return lines
-
-
-def _summary(samples: Sequence[Sample], info: ClassInfo) -> "RenderableType":
-    """Return a table of photos by split and class."""
-    splits = [name for name in SPLITS if any(sample.split == name for sample in samples)]
-    tags = Counter((sample.split, c) for sample in samples for c in sample.classes)
-    rows = [[name, *(str(tags[split, c]) for split in splits)] for c, name in enumerate(info.names)]
-    rows.append(["photos", *(str(sum(sample.split == split for sample in samples)) for split in splits)])
-    rows.append(["with mask", *(str(sum(sample.split == split and sample.mask is not None for sample in samples)) for split in splits)])
-    return console.table("photos", ["class", *splits], rows)
