@@ -117,7 +117,7 @@ def test_module_can_be_run() -> None:
 SHARED = {"--run", "--set", "--force", "--device", "--quiet", "--debug"}
 OPTIONS = {
     "prepare voc": SHARED | {"--root", "--train-list", "--val-list", "--tune-list", "--tags", "--config"},
-    "prepare folder": SHARED | {"--images", "--tags", "--masks", "--val-fraction", "--config"},
+    "prepare folder": SHARED | {"--images", "--tags", "--masks", "--val-fraction", "--tune-fraction", "--config"},
     "prepare shapes": SHARED | {"--root", "--seed", "--config"},
     "train-cls": SHARED,
     "make-pseudo": SHARED,

@@ -18,7 +18,9 @@ LAYERS = {
     "errors": ["errors"],
     "foundation": [
         "__init__", "config", "config_io", "yaml_text", "files", "pool", "lock", "results", "steps", "run", "console",
-        "data/__init__", "data/labels", "data/manifest", "data/tags", "data/tag_csv", "data/npy", "data/voc", "data/folder", "data/shapes",
+        "data/__init__", "data/labels", "data/manifest", "data/tags", "data/npy", "data/voc", "data/folder", "data/shapes",
+        "data/photos", "data/photo_files", "data/photo_ids", "data/tag_rows", "data/tag_csv", "data/tag_json", "data/tag_folders",
+        "data/json_source", "data/coco_file", "data/coco_masks",
     ],
     "computation": [
         "models/*", "refine/*", "data/transforms", "data/datasets", "optim", "kmeans", "cam_inference", "cams", "pseudo", "scoring",
@@ -44,6 +46,8 @@ DOORS = {
     "rich": ["console"],
     "yaml": ["yaml_text"],
     "pydensecrf": ["refine/crf"],
+    "pillow_heif": ["data/photos"],
+    "pycocotools": ["data/coco_masks"],
     "pydantic": ["config", "config_io"],
     "safetensors": ["models/weights"],
 }

@@ -37,6 +37,7 @@ class Dataset:
     samples: list[Sample]
     notes: tuple[str, ...] = ()  # which lists, tags and masks were taken
     warnings: tuple[str, ...] = ()  # what was left out
+    skipped: str = ""  # files of other kinds, in words
     tags_from_masks: bool = False  # the samples' classes are to be read from their masks
 
 

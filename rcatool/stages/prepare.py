@@ -11,9 +11,11 @@ import numpy as np
 
 from rcatool import console
 from rcatool.config import Config
-from rcatool.data import folder, manifest, shapes, voc
-from rcatool.data.labels import IGNORE, ClassInfo, mask_to_class, read_classes, read_image, read_mask, write_classes
+from rcatool.data import coco_masks, folder, manifest, shapes, voc
+from rcatool.data.labels import IGNORE, ClassInfo, mask_to_class, read_classes, read_mask, write_classes
 from rcatool.data.manifest import SPLITS, Dataset, Sample
+from rcatool.data.photo_files import PHOTO_SUFFIXES, files_below
+from rcatool.data.photos import has_more_pictures, read_image
 from rcatool.errors import ConfigError, DataError
 from rcatool.files import atomic_write, sha256_file
 from rcatool.pool import parallel_map, worker_count
@@ -33,6 +35,7 @@ class Checked:
     sample: Sample
     in_mask: tuple[int, ...] | None  # classes with a pixel; None without a mask
     problems: tuple[str, ...] = ()
+    more_pictures: bool = False  # the photo's file holds an animation or several pages
 
 
 def main(run: Run, config: Config, *, force: bool = False) -> None:
@@ -65,6 +68,8 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     (run.root / PROBLEMS).unlink(missing_ok=True)
     for line in _oddities(checked, dataset):
         console.warn(line)
+    if dataset.skipped:
+        console.log(dataset.skipped)
     console.print_result(_summary(samples, dataset.info))
 
 
@@ -80,9 +85,23 @@ def _generate(root: Path, config: Config) -> None:
 def _find(root: Path, config: Config) -> Dataset:
     data = config.data
     if data.dataset == "folder":
-        return folder.find(root, images=data.images, tags=data.tags, masks=data.masks, val_fraction=data.val_fraction)
+        drawn = data.masks.lower().endswith(".json") and (root / data.images).is_dir()
+        masks = _draw(root, config) if drawn else data.masks
+        fractions = {"val_fraction": data.val_fraction, "tune_fraction": data.tune_fraction}
+        return folder.find(root, images=data.images, tags=data.tags, masks=masks, **fractions)
     lists = {"train": data.train_list, "val": data.val_list, "tune": data.tune_list}
     return voc.find(root, lists=lists, tags=data.tags, masks=data.masks)
+
+
+def _draw(root: Path, config: Config) -> str:
+    """Draw the masks of a JSON file; the folder they are in, relative to `root`."""
+    source = root / config.data.masks
+    target = coco_masks.folder_of(source)
+    photos = files_below(root / config.data.images, PHOTO_SUFFIXES, skip=target).wanted
+    with console.progress("drawing masks", len(photos)) as bar:
+        drawn = coco_masks.draw(source, photos, workers=worker_count(config.runtime.workers), bar=bar.advance)
+    console.log(f"masks: {drawn} drawn in {target}" if drawn else f"masks: those in {target} are up to date")
+    return manifest.below(target, root)
 
 
 def _check_unmoved(run: Run, root: Path) -> None:
@@ -103,10 +122,11 @@ def _check(dataset: Dataset, root: Path, *, workers: int) -> list[Checked]:
 def look_into(sample: Sample, *, root: Path, num_classes: int, tags_from_masks: bool) -> Checked:
     """Decode a photo and its mask; the result carries what is wrong with them, if anything is."""
     problems = []
-    in_mask = None
+    in_mask, more_pictures = None, False
     path = root / sample.image
     try:
         height, width = read_image(path).shape[:2]
+        more_pictures = has_more_pictures(path)
         sample = replace(sample, size=(height, width), bytes=path.stat().st_size, sha256=sha256_file(path)[:16])
     except DataError as error:
         problems.append(error.message)
@@ -121,7 +141,7 @@ def look_into(sample: Sample, *, root: Path, num_classes: int, tags_from_masks: 
         sample = replace(sample, classes=in_mask or ())
         if sample.split == "train" and not in_mask:
             problems.append(f"{path}: no {'object in its mask' if sample.mask else 'mask'} to take tags from")
-    return Checked(sample, in_mask, tuple(problems))
+    return Checked(sample, in_mask, tuple(problems), more_pictures)
 
 
 def _duplicates(checked: Iterable[Checked], *, across: bool) -> list[str]:
@@ -147,6 +167,10 @@ def _fail(problems: Sequence[str], path: Path) -> None:
 def _oddities(checked: Sequence[Checked], dataset: Dataset) -> list[str]:
     """Return what is strange but no error: equal photos in a split, tags that do not match masks, classes without photos."""
     lines = _duplicates(checked, across=False)
+    several = [one.sample.image for one in checked if one.more_pictures]
+    if several:
+        names = manifest.first_few(several)
+        lines.append(f"photos with an animation or several pages, of which the first is taken: {len(several)} ({names})")
     tagged = [(set(one.sample.classes), set(one.in_mask)) for one in checked if one.in_mask is not None and one.sample.classes]
     without_pixel = sum(not tags <= seen for tags, seen in tagged)
     without_tag = sum(not seen <= tags for tags, seen in tagged)
