@@ -86,7 +86,7 @@ def test_forms_of_the_same_table(root: Path, text: str) -> None:
         ("..\\x.jpg,cat\n", ":1:.*below"),
         ("C:\\x.jpg,cat\n", ":1:.*below"),
         (",cat\n", ":1: no image"),
-        ("one.jpg,cat\n./one.jpg,dog\n", r":2: one.jpg is there twice, first in tags\.csv:1"),
+        ("one.jpg,cat\n./one.jpg,dog\n", r":2: 'one\.jpg' is there twice, first in tags\.csv:1"),
         ("one.jpg,cat,dog\n", ":1: 3 cells, expected image,tags"),
         ("image,tags,split\none.jpg,cat,test\n", ":2: split 'test'"),
         ('one.jpg,"cat\n', ":1: not valid CSV|:2: not valid CSV"),

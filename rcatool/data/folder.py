@@ -32,6 +32,7 @@ class Tags:
 
     rows: dict[str, Row]
     note: str
+    lacking: str  # what a photo that it says nothing about is without
     copies: list[str]
 
 
@@ -111,19 +112,21 @@ def _read_tags(table: Path, folder: Path, photos: Sequence[str]) -> Tags:
     if table == folder:
         listed, copies = tag_folders.read_rows(folder, photos)
         rows = {row.image: row for row in listed}
-        several = f", {len(copies)} of them further copies of one with several tags" if copies else ""
-        note = f"tags: the class folders in {folder}, with {len(rows) + len(copies)} of {len(photos)} photos{several}"
+        several = f"; {len(copies)} are copies of a photo with several tags" if copies else ""
+        note = f"tags: the class folders in {folder}, with {len(rows) + len(copies)} of {counted(len(photos), 'photo')}{several}"
+        lacking = "class folder"
     else:
         listed = list((tag_json if table.suffix.lower() in tag_json.SUFFIXES else tag_csv).read_rows(table))
         if not listed:
             raise DataError(f"{table}: no rows, expected {EXPECTED}")
         rows, copies = _match(listed, photos, table=table, folder=folder), []
-        note = f"tags: {table}, {len(rows)} of {len(photos)} photos in {folder} have a row"
+        note = f"tags: {table}, with a row for {len(rows)} of {counted(len(photos), 'photo')} in {folder}"
+        lacking = "row"
     if not any(row.tags for row in rows.values()):
         raise DataError(f"{table}: no row has a tag")
     if any(photo.lower().endswith(HEIF_SUFFIXES) for photo in rows) and importlib.util.find_spec("pillow_heif") is None:
         raise heif_reader_missing()
-    return Tags(rows, note, copies)
+    return Tags(rows, note, lacking, copies)
 
 
 def _match(rows: Iterable[Row], photos: Sequence[str], *, table: Path, folder: Path) -> dict[str, Row]:
@@ -137,7 +140,7 @@ def _match(rows: Iterable[Row], photos: Sequence[str], *, table: Path, folder: P
             missing.append(row)
         elif photo in matched:
             first = f"{table.name}{matched[photo].place}"
-            raise DataError(f"{table}{row.place}: {row.image} is there twice, first in {first}")
+            raise DataError(f"{table}{row.place}: {row.image!r} is there twice, first in {first}")
         else:
             matched[photo] = row
     if missing:
@@ -146,6 +149,8 @@ def _match(rows: Iterable[Row], photos: Sequence[str], *, table: Path, folder: P
         more = f" (and {len(missing) - 1} more rows: {first_few([other.image for other in missing[1:]])})" if missing[1:] else ""
         close = _close(row.image, photos)
         hint = f"did you mean {close}?" if close else "image paths are relative to the folder of photos"
+        if kind and row.place == ":1":
+            hint = "the header of a CSV has to be image,tags or image,tags,split"
         raise DataError(f"{table}{row.place}: no photo {row.image!r}{kind} in {folder}{more}", hint)
     return matched
 
@@ -211,7 +216,7 @@ def _left_out(files: Files, source: Tags, untagged: Sequence[str]) -> list[str]:
     without_row = sorted(set(files.wanted) - set(source.rows) - set(source.copies))
     lines = []
     if without_row:
-        lines.append(f"left out: {counted(len(without_row), 'photo')} without a row: {first_few(without_row)}")
+        lines.append(f"left out: {counted(len(without_row), 'photo')} without a {source.lacking}: {first_few(without_row)}")
     if untagged:
         lines.append(f"left out: {counted(len(untagged), 'photo')} whose row has no tags: {first_few(untagged)}")
     if files.unreadable:

@@ -110,7 +110,8 @@ def read_mask(path: Path, *, num_classes: int, size: tuple[int, int] | None = No
         with Image.open(BytesIO(data), formats=("PNG",)) as image:
             mask = np.array(image)
     if size is not None and mask.shape != tuple(size):
-        raise DataError(f"{path}: mask is {_by(mask.shape)} (H x W), expected {_by(size)} as its photo")
+        turned = "; was it made without the photo's EXIF rotation?" if mask.shape == tuple(size)[::-1] else ""
+        raise DataError(f"{path}: mask is {_by(mask.shape)} (H x W), expected {_by(size)} as its photo{turned}")
     wrong = (mask > num_classes) & (mask != IGNORE)
     if wrong.any():
         found = np.unique(mask[wrong])

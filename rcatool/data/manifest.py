@@ -55,7 +55,7 @@ def below(path: Path, root: Path) -> str:
 
 def first_few(names: Sequence[str], most: int = 5) -> str:
     """Return the first names, for a message."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+    return ", ".join(name if name.isprintable() else repr(name) for name in names[:most]) + (", ..." if len(names) > most else "")
 
 
 def write_manifest(path: Path, samples: Iterable[Sample]) -> None:

@@ -63,6 +63,8 @@ def _relative(image: str) -> str:
         raise ValueError("no image")
     if path.is_absolute() or ".." in path.parts or path.parts[0].endswith(":"):
         raise ValueError(f"{_short(image)}: expected a path below the folder of photos")
+    if any("\ud800" <= letter <= "\udfff" for letter in image):
+        raise ValueError(f"{_short(image)}: half of a letter, expected Unicode text")
     return path.as_posix()
 
 

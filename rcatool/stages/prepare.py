@@ -11,7 +11,7 @@ import numpy as np
 
 from rcatool import console
 from rcatool.config import Config
-from rcatool.data import coco_masks, folder, manifest, shapes, voc
+from rcatool.data import coco_masks, folder, manifest, shapes, tag_folders, voc
 from rcatool.data.labels import IGNORE, ClassInfo, mask_to_class, read_classes, read_mask, write_classes
 from rcatool.data.manifest import SPLITS, Dataset, Sample
 from rcatool.data.photo_files import PHOTO_SUFFIXES, files_below
@@ -48,6 +48,8 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     if not force and run.state("prepare", config).kind == "current":
         run.begin("prepare", config)  # says that it is up to date
         _check_unmoved(run, root)
+        if config.data.tags == tag_folders.WORD:
+            console.log("prepare: photos that came since then are not noticed, --force looks again")
         return
     dataset = _find(root, config)
     for line in dataset.notes:
