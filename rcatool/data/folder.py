@@ -62,6 +62,7 @@ def find(root: Path, *, images: str, tags: str, masks: str = "", val_fraction: f
     source = _read_tags(table, folder, files.wanted)
     info = _classes(source.rows.values(), mask_folder)
     found = _find_masks(files.wanted, mask_folder)
+    above = below(folder, root)
     splits = {"val_fraction": val_fraction, "tune_fraction": tune_fraction}
     samples, untagged = [], []
     for photo, image_id in sorted(make_ids(files.wanted).items()):
@@ -74,7 +75,7 @@ def find(root: Path, *, images: str, tags: str, masks: str = "", val_fraction: f
             untagged.append(photo)  # nothing to learn from, or nothing to score
             continue
         classes = [info.names.index(tag) for tag in row.tags]
-        image = below(folder / photo, root)
+        image = photo if above == "." else f"{above}/{photo}"
         samples.append(draft(image_id, split, image=image, mask=below(mask, root) if mask else None, classes=classes))
     if not any(sample.split == "train" for sample in samples):
         raise DataError(f"{table}: no row gives a training photo a tag")

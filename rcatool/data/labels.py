@@ -126,7 +126,8 @@ def _check_mask_header(data: bytes) -> None:
     depth, colour = data[24], data[25]
     # Grey of fewer bits would be stretched to 0..255 by the decoder; a palette's indices are left alone.
     if not (colour == PNG_PALETTE or (colour == PNG_GREY and depth == 8)):
-        raise ValueError(f"a {depth}-bit {PNG_COLOUR_TYPES.get(colour, 'unknown')} PNG, expected an 8-bit palette or grey one")
+        kind = PNG_COLOUR_TYPES.get(colour, "unknown")
+        raise ValueError(f"a {depth}-bit {kind} PNG, expected an 8-bit palette or grey one of class numbers")
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:

@@ -51,13 +51,13 @@ def files_below(folder: Path, suffixes: Sequence[str], *, skip: Path | None = No
         links = [name for name in folders if name not in hidden and os.path.islink(os.path.join(parent, name))]
         skipped.update({"hidden folder": len(hidden), "linked folder": len(links)})
         folders[:] = [name for name in folders if name not in hidden and name not in links and Path(parent, name) != skip]
+        above = Path(parent).relative_to(folder).as_posix()
         for name in names:
-            path = Path(parent, name)
             kind = _kind(name, tuple(suffixes))
             if kind is not None:
-                skipped[kind] += path != ignore
+                skipped[kind] += Path(parent, name) != ignore
                 continue
-            relative = path.relative_to(folder).as_posix()
+            relative = name if above == "." else f"{above}/{name}"
             text = relative.encode(errors="backslashreplace").decode()
             if text != relative:
                 unreadable.append(f"{text} (its name is not UTF-8)")

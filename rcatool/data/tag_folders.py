@@ -5,8 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from rcatool.data.manifest import SPLITS
-from rcatool.data.tag_rows import Row, make_row
+from rcatool.data.tag_rows import SPLITS, Row, make_row
 from rcatool.errors import DataError
 from rcatool.files import sha256_file
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from rcatool.data.manifest import SPLITS
 from rcatool.errors import DataError
 
+SPLITS = ("train", "val", "tune")  # of photos with tags
 MAX_BYTES = 256 * 2**20
 
 
@@ -63,7 +63,7 @@ def _relative(image: str) -> str:
         raise ValueError("no image")
     if path.is_absolute() or ".." in path.parts or path.parts[0].endswith(":"):
         raise ValueError(f"{_short(image)}: expected a path below the folder of photos")
-    if any("\ud800" <= letter <= "\udfff" for letter in image):
+    if image.encode(errors="ignore").decode() != image:
         raise ValueError(f"{_short(image)}: half of a letter, expected Unicode text")
     return path.as_posix()
 
