@@ -1,5 +1,6 @@
 """Folders, JSON and masks that `rca prepare folder` cannot use, met while a finished run is in place: it must stay as it is."""
 
+import errno
 import importlib.util
 import json
 import os
@@ -116,6 +117,19 @@ def test_json(rca: Rca, case: Case) -> None:
 def test_drawn_masks(rca: Rca, case: Case) -> None:
     pytest.importorskip("pycocotools", reason="pycocotools is not installed")
     check_prepare(rca, case)
+
+
+def test_annotations_where_nothing_can_be_written(rca: Rca, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if Path(target).name == "drawn.json":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    message, hint = r"truth-masks/drawn\.json: cannot be written \(Read-only", r"masks are drawn beside truth\.json: copy it"
+    check_prepare(rca, Case("", truth(), DRAWN, 6, message, hint))
 
 
 def moved(*pairs: tuple[str, str]) -> Break:

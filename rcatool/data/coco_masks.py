@@ -66,7 +66,11 @@ def draw(source: Path, photos: Sequence[str], *, workers: int = 1, bar: Callable
     settings = {"format": FORMAT, "source": source.name, "sha256": sha256_file(source)}
     if _is_there(folder, settings, jobs):
         return 0
-    atomic_write(folder / RECORD, json.dumps({**settings, "done": False}))  # from now on the folder is known to be ours
+    try:
+        atomic_write(folder / RECORD, json.dumps({**settings, "done": False}))  # from now on the folder is known to be ours
+    except SetupError as error:
+        hint = f"masks are drawn beside {source.name}: copy it to where you may write, and name that copy"
+        raise SetupError(error.message, hint) from error
     for path in set(folder.rglob("*.png")) - {job.target for job in jobs}:
         path.unlink()  # of an earlier version of the file
     for _ in parallel_map(_draw_one, jobs, workers=workers, bar=bar):
