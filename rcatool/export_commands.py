@@ -10,7 +10,9 @@ import typer
 from rcatool import console
 from rcatool.errors import ConfigError
 
-export_app = typer.Typer(help="Predictions, pseudo labels or any label PNGs in the formats of other tools.")
+export_app = typer.Typer(
+    help="Predictions, pseudo labels or any label PNGs in the formats of other tools.\n\nExample: rca export png --out masks"
+)
 
 
 class What(StrEnum):

@@ -67,21 +67,23 @@ def _prepare_voc(
 @app.command("folder")
 def _prepare_folder(
     images: Annotated[Path, typer.Option(metavar="DIR", help="Folder of photos.")],
-    tags: Annotated[Path, typer.Option(metavar="FILE", help="CSV: image,tags with tags separated by ; or |.")],
-    masks: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of mask PNGs, to measure with.")] = None,
+    tags: Annotated[str, typer.Option(metavar="FILE|folders", help="CSV (image,tags), JSON, or `folders`: DIR/CLASS/photo.jpg.")],
+    masks: Annotated[Path | None, typer.Option(metavar="DIR|FILE", help="Mask PNGs or COCO-style JSON, to measure with.")] = None,
     val_fraction: Annotated[float | None, typer.Option(metavar="F", help="Share of the photos held out for val.")] = None,
+    tune_fraction: Annotated[float | None, typer.Option(metavar="F", help="Share held out for tune.")] = None,
     config: Preset = None, run: RunDir = DEFAULT_RUN, set_: Settings = None, force: Force = False,
     device: Device = None, quiet: Quiet = False, debug: Debug = False, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Any folder of photos, with a CSV of tags.
+    """Any folder of photos, with tags from a CSV, JSON or class folders.
 
     Example: rca prepare folder --images photos --tags tags.csv --val-fraction 0.2
     """
     from rcatool.data.folder import common_root
 
     root = common_root(full(images), masks and full(masks))
-    paths = {"images": _below(images, root), "masks": "" if masks is None else _below(masks, root), "tags": full(tags)}
-    options = {"root": root, **paths, "val_fraction": val_fraction}
+    paths = {"images": _below(images, root), "masks": "" if masks is None else _below(masks, root)}
+    paths["tags"] = tags if tags == "folders" else str(full(Path(tags)))
+    options = {"root": root, **paths, "val_fraction": val_fraction, "tune_fraction": tune_fraction}
     _prepare("folder", request(run, set_, force, device, quiet), config, options, as_json)
 
 

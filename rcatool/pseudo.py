@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from rcatool.cams import load_full_cam
-from rcatool.data.labels import IGNORE, class_to_mask, read_image, write_mask
+from rcatool.data.labels import IGNORE, class_to_mask, write_mask
+from rcatool.data.photos import read_image
 from rcatool.errors import DataError
 from rcatool.refine.crf import CrfParams, dense_crf
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from rcatool.boundary import boundary_counts
 from rcatool.cams import load_full_cam
-from rcatool.data.labels import class_to_mask, palette, read_image, read_mask
+from rcatool.data.labels import class_to_mask, palette, read_mask
+from rcatool.data.photos import read_image
 from rcatool.errors import DataError
 from rcatool.metrics import joint_cells, sweep_histogram
 from rcatool.tally import PhotoCounts, photo_counts

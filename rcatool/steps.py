@@ -95,8 +95,8 @@ class State:
 NOT_FINGERPRINTED = ("data.root",)
 
 # Settings that may name a file outside the run: the file's content counts, not its place.
-OUTSIDE_FILES = ("data.tags", "cls.weights", "seg.weights")
-NO_FILES = ("", "masks", "imagenet", "none")  # the values of these settings that name no file
+OUTSIDE_FILES = ("data.tags", "data.masks", "cls.weights", "seg.weights")
+NO_FILES = ("", "masks", "folders", "imagenet", "none")  # the values of these settings that name no file
 
 
 def settings_used(step: Step, config: Config) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def outside_files(settings: dict[str, Any], root: str, known: dict[str, Any]) ->
         value = str(settings.get(name, ""))
         if value in NO_FILES:
             continue
-        path = Path(root, value) if name == "data.tags" else Path(value)
+        path = Path(root, value) if name.startswith("data.") else Path(value)
         before = known.get(name)
         before = before if isinstance(before, dict) and before.get("path") == str(path) else None
         if path.is_file():

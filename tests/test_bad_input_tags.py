@@ -80,7 +80,7 @@ def csv(text: str | bytes) -> tuple[Break]:
          PREPARE_FOLDER, 3, r"tags\.csv:2: no photo 'd\.jpg' in .*photos", r"did you mean \w\.jpg"),
     Case("row with a photo outside", csv("../photos/a.jpg,cat\n"),
          PREPARE_FOLDER, 3, r"tags\.csv:1: '\.\./photos/a\.jpg': expected a path below"),
-    Case("row twice", csv("a.jpg,cat\na.jpg,dog\n"), PREPARE_FOLDER, 3, r"tags\.csv:2: a\.jpg is already in line 1"),
+    Case("row twice", csv("a.jpg,cat\na.jpg,dog\n"), PREPARE_FOLDER, 3, r"tags\.csv:2: 'a\.jpg' is there twice, first in tags\.csv:1"),
     Case("no row with a tag", csv("a.jpg,\nb.jpg,\n"), PREPARE_FOLDER, 3, r"tags\.csv: no row has a tag"),
     Case("unknown split", csv("image,tags,split\na.jpg,cat,test\n"),
          PREPARE_FOLDER, 3, r"tags\.csv:2: split 'test', expected one of train, val, tune"),

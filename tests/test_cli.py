@@ -121,7 +121,7 @@ OPTIONS = {
     "prepare voc": SHARED
     | {"--root", "--train-list", "--val-list", "--tune-list", "--test-list", "--tags", "--sbd", "--sbd-out", "--download"}
     | {"--config", "--json"},
-    "prepare folder": SHARED | {"--images", "--tags", "--masks", "--val-fraction", "--config", "--json"},
+    "prepare folder": SHARED | {"--images", "--tags", "--masks", "--val-fraction", "--tune-fraction", "--config", "--json"},
     "prepare shapes": SHARED | {"--root", "--seed", "--config", "--json"},
     "train-cls": SHARED,
     "make-pseudo": SHARED,
@@ -131,6 +131,7 @@ OPTIONS = {
     "compare": {"--target", "--json", "--debug"},
     "run": SHARED | {"--json"},
     "demo": SHARED,
+    "export": set(),
     "export voc-server": EXPORT | {"--list", "--comp", "--partial"},
     "export coco": EXPORT | {"--classes", "--regions", "--min-area"},
     "export labelme": EXPORT | {"--classes", "--tolerance", "--min-area"},

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_voc import make_mask, make_photo
 
-from rcatool.data import folder
+from rcatool.data import folder, photo_ids
 from rcatool.data.manifest import Dataset
 from rcatool.errors import ConfigError, DataError
 from rcatool.files import is_path_safe
@@ -71,7 +71,7 @@ def test_all_of_it(root: Path) -> None:
 def test_forms_of_the_same_table(root: Path, text: str) -> None:
     dataset = find(root, text)
     assert tags(dataset) == {"photos/one.jpg": ["cat", "dog"], "photos/two.png": ["dog"]}
-    assert dataset.warnings[0].startswith("4 photos have no row and are left out: five.webp, six.tif, sub/deep/four.bmp")
+    assert dataset.warnings[0].startswith("left out: 4 photos without a row: five.webp, six.tif, sub/deep/four.bmp")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_forms_of_the_same_table(root: Path, text: str) -> None:
         ("..\\x.jpg,cat\n", ":1:.*below"),
         ("C:\\x.jpg,cat\n", ":1:.*below"),
         (",cat\n", ":1: no image"),
-        ("one.jpg,cat\n./one.jpg,dog\n", ":2: one.jpg is already in line 1"),
+        ("one.jpg,cat\n./one.jpg,dog\n", r":2: 'one\.jpg' is there twice, first in tags\.csv:1"),
         ("one.jpg,cat,dog\n", ":1: 3 cells, expected image,tags"),
         ("image,tags,split\none.jpg,cat,test\n", ":2: split 'test'"),
         ('one.jpg,"cat\n', ":1: not valid CSV|:2: not valid CSV"),
@@ -98,7 +98,7 @@ def test_forms_of_the_same_table(root: Path, text: str) -> None:
         (b"one.jpg,cat\ntwo.png,\xc4pfel\n", r"tags\.csv:2: not UTF-8"),
         ("one.jpg,cat\n".encode("utf-16"), r"tags\.csv:1: "),
         ("notes.txt,cat\n", "no photo 'notes.txt' of a kind that can be read"),
-        ("".join(f"one.jpg,c{n}\n" for n in range(2)), "already"),
+        ("".join(f"one.jpg,c{n}\n" for n in range(2)), "there twice"),
         ("one.jpg," + ";".join(f"c{n}" for n in range(300)), "300 classes"),
     ],
 )
@@ -124,7 +124,7 @@ def test_two_ways_to_write_a_name(root: Path, on_disk: str, typed: str) -> None:
 def test_untagged_photos_are_named(root: Path) -> None:
     dataset = find(root, "one.jpg,cat\ntwo.png,\nfive.webp, ; \n")
     assert list(tags(dataset)) == ["photos/one.jpg"]
-    assert dataset.warnings[1] == "2 photos have a row without tags and are left out: five.webp, two.png"
+    assert dataset.warnings[1] == "left out: 2 photos whose row has no tags: five.webp, two.png"
 
 
 def test_class_names_that_look_alike(root: Path) -> None:
@@ -146,7 +146,7 @@ def test_masks_in_the_order_of_the_names(root: Path) -> None:
     assert "0 background, 1 cat, 2 dog, 3 Äpfel, 4 猫" in notes
     assert "train: 6 photos, 1 with a mask" in notes
     assert "CAMs and pseudo labels" not in notes
-    assert "1 masks belong to no photo, or could be of several: lost.png" in dataset.warnings
+    assert "not used: 1 mask of no photo, or of several: lost.png" in dataset.warnings
 
 
 def test_classes_txt_gives_another_order(root: Path) -> None:
@@ -165,7 +165,7 @@ def test_masks_inside_the_photos_and_of_two_photos(root: Path) -> None:
     make_mask(root / "photos" / "masks" / "one.png", (1,))
     dataset = find(root, "one.jpg,cat\none.png,cat\n", masks="photos/masks")
     assert [sample.mask for sample in dataset.samples] == [None, None]
-    assert not any("masks/one.png" in line for line in dataset.warnings if "no row" in line)
+    assert not any("masks/one.png" in line for line in dataset.warnings if "without a row" in line)
     with pytest.raises(ConfigError, match="the same folder"):
         find(root, EVERY, masks="photos/../photos")
 
@@ -196,12 +196,12 @@ def test_val_fraction_is_a_stable_share(tmp_path: Path) -> None:
 
 
 def test_ids_of_names_that_collide() -> None:
-    ids = folder._ids(["a/b.jpg", "a/b.png", "a_b.jpg", "A/B.jpg", "c.jpg", "C.JPG", "-x.jpg", "con.jpg", "d e.jpg"])
+    ids = photo_ids.make_ids(["a/b.jpg", "a/b.png", "a_b.jpg", "A/B.jpg", "c.jpg", "C.JPG", "-x.jpg", "con.jpg", "d e.jpg"])
     assert ids["a/b.jpg"].startswith("a_b-")
     assert ids["d e.jpg"] == "d_e"
     assert ids["-x.jpg"] == "x"
     assert len({image_id.casefold() for image_id in ids.values()}) == len(ids)
-    alone = folder._ids(["a/b.jpg", "z.jpg"])
+    alone = photo_ids.make_ids(["a/b.jpg", "z.jpg"])
     assert alone == {"a/b.jpg": "a_b", "z.jpg": "z"}
 
 
@@ -211,11 +211,11 @@ names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"
 @settings(max_examples=100, deadline=None)
 @given(photos=st.lists(st.lists(names, min_size=1, max_size=3).map("/".join), unique=True, max_size=12))
 def test_ids_are_safe_unique_and_independent_of_order(photos: list[str]) -> None:
-    ids = folder._ids(photos)
+    ids = photo_ids.make_ids(photos)
     assert ids.keys() == set(photos)
     assert all(is_path_safe(image_id) for image_id in ids.values())
     assert len({unicodedata.normalize("NFC", image_id).casefold() for image_id in ids.values()}) == len(photos)
-    assert folder._ids(photos[::-1]) == ids
+    assert photo_ids.make_ids(photos[::-1]) == ids
 
 
 def test_common_root(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ LAYERS = {
     "errors": ["errors"],
     "foundation": [
         "config", "config_io", "yaml_text", "files", "pool", "lock", "results", "steps", "run", "console",
-        "data/__init__", "data/labels", "data/manifest", "data/tags", "data/tag_csv", "data/npy", "data/voc", "data/folder", "data/shapes",
-        "data/mat5", "data/sbd", "data/phash", "data/mask_digest", "data/census",
+        "data/__init__", "data/labels", "data/manifest", "data/tags", "data/npy", "data/voc", "data/folder", "data/shapes",
+        "data/mat5", "data/sbd", "data/phash", "data/mask_digest", "data/census", "data/photos", "data/photo_files", "data/photo_ids",
+        "data/tag_rows", "data/tag_csv", "data/tag_json", "data/tag_folders", "data/json_source", "data/coco_file", "data/coco_masks",
     ],
     "computation": [
         "models/*", "refine/*", "data/transforms", "data/datasets", "optim", "kmeans", "cam_inference", "cams", "pseudo", "scoring",
@@ -50,9 +51,10 @@ DOORS = {
     "rich": ["console"],
     "yaml": ["yaml_text"],
     "pydensecrf": ["refine/crf"],
+    "pillow_heif": ["data/photos"],
     "pydantic": ["config", "config_io"],
     "safetensors": ["models/weights"],
-    "pycocotools": ["export/coco"],
+    "pycocotools": ["data/coco_masks", "export/coco"],
 }
 
 EXPORT = [module for module in MODULES if module.startswith("export/")]

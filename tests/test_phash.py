@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from rcatool.data import phash, shapes
-from rcatool.data.labels import read_image
+from rcatool.data.photos import read_image
 
 
 def scene(seed: int, size: tuple[int, int] = (150, 200)) -> Image.Image:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rcatool.data import tag_csv
-from rcatool.data.tag_csv import Row
+from rcatool.data import tag_csv, tag_rows
+from rcatool.data.tag_rows import Row
 from rcatool.errors import DataError
 
 cells = st.text(st.characters(categories=["L", "N", "Zs"], include_characters=",\"'\n-"), max_size=8)
@@ -36,14 +36,14 @@ def test_whatever_pythons_writer_quotes_is_read(found: dict[str, list[str]], tmp
 
 def test_row_knows_its_line(tmp_path: Path) -> None:
     (tmp_path / "tags.csv").write_text("image,tags,split\n\na.jpg,x;y,val\n")
-    assert tag_csv.read_rows(tmp_path / "tags.csv") == [Row(3, "a.jpg", ("x", "y"), "val")]
+    assert list(tag_csv.read_rows(tmp_path / "tags.csv")) == [Row(":3", "a.jpg", ("x", "y"), "val")]
 
 
 def test_a_table_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tags.csv").write_text("one.jpg,cat\n")
-    monkeypatch.setattr(tag_csv, "MAX_BYTES", 5)
+    monkeypatch.setattr(tag_rows, "MAX_BYTES", 5)
     with pytest.raises(DataError, match="too large"):
-        tag_csv.read_rows(tmp_path / "tags.csv")
+        list(tag_csv.read_rows(tmp_path / "tags.csv"))
 
 
 def test_the_csv_limit_is_pythons_own() -> None:

@@ -28,6 +28,7 @@ class Look:
     pixels: Mapping[int, int] | None = None  # mask value -> number of pixels; None without a mask
     mask_digest: str = ""  # of the mask's content
     hash: bytes | None = None  # perceptual; None for a photo that shows nothing
+    more_pictures: bool = False  # the photo's file holds an animation or several pages
     problems: tuple[str, ...] = ()
 
     @property
@@ -63,6 +64,8 @@ class Census:
         self._ids.append((split, sample.id, look.hash))
         if look.hash is None:
             self._suspicious["empty_photos"].append({"id": sample.id, "split": split})
+        if look.more_pictures:
+            self._suspicious["more_pictures"].append({"id": sample.id, "split": split})
         equal = self._first.setdefault(sample.sha256, (split, sample.id))
         if equal != (split, sample.id):
             self._suspicious["equal_photos"].append({"id": sample.id, "split": split, "same_as": equal[1]})
@@ -85,7 +88,7 @@ class Census:
         """Return all of it, as JSON values in an order that depends on the data alone."""
         splits = [split for split in SPLITS if self._photos[split]]
         unseen = [name for c, name in enumerate(self.info.names) if not self._tags["train", c]]
-        kinds = ("tag_without_pixel", "pixel_without_tag", "equal_photos", "empty_photos")
+        kinds = ("tag_without_pixel", "pixel_without_tag", "equal_photos", "empty_photos", "more_pictures")
         suspicious: dict[str, list[Any]] = {kind: sorted(self._suspicious[kind], key=_place) for kind in kinds}
         suspicious |= {"near_duplicates": self._near_duplicates(), "classes_without_training_photo": unseen}
         return {
@@ -139,7 +142,8 @@ def oddities(document: Mapping[str, Any]) -> list[str]:
         _line(f"{among}pixels of a class they are not tagged with", found["pixel_without_tag"], _with_classes),
         _line("pairs of photos in different splits that look the same: {}", found["near_duplicates"], _pair),
         _line("photos that are there twice in one split: {}", found["equal_photos"], lambda entry: f"{entry['id']} is {entry['same_as']}"),
-        _line("photos that show a single tone: {}", found["empty_photos"], lambda entry: str(entry["id"])),
+        _line("photos with an animation or several pages, of which the first is taken: {}", found["more_pictures"], _name),
+        _line("photos that show a single tone: {}", found["empty_photos"], _name),
     ]
     unseen = found["classes_without_training_photo"]
     lines.append(f"no training photo has the tag {' or '.join(map(repr, unseen))}" if unseen else "")
@@ -149,6 +153,10 @@ def oddities(document: Mapping[str, Any]) -> list[str]:
 def _line(what: str, entries: Sequence[Mapping[str, Any]], name: Callable[[Mapping[str, Any]], str]) -> str:
     few = first_few([name(entry) for entry in entries[: _SHOWN + 1]], _SHOWN)
     return f"{what.format(len(entries))} ({few})" if entries else ""
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    return str(entry["id"])
 
 
 def _with_classes(entry: Mapping[str, Any]) -> str:

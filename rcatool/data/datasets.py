@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from rcatool.data import transforms
-from rcatool.data.labels import read_image, read_mask
+from rcatool.data.labels import read_mask
 from rcatool.data.manifest import Sample
+from rcatool.data.photos import read_image
 from rcatool.errors import RcaError
 
 

@@ -1,59 +1,89 @@
-"""Any folder of photos with a CSV of tags; the class names are the tags.
+"""Any folder of photos with tags from a CSV, JSON or class folders; the class names are the tags.
 
 Masks are optional: MASKS/<path of the photo>.png, with value 0 for background, 255 for ignore, and 1, 2, ... for the classes
 in the order of MASKS/classes.txt (one name a line), or sorted by name where there is no such file.
 """
 
-import hashlib
+import importlib.util
 import os
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
+from rcatool.data import tag_csv, tag_folders, tag_json
 from rcatool.data.labels import ClassInfo
 from rcatool.data.manifest import SPLITS, Dataset, Sample, below, draft, first_few
-from rcatool.data.tag_csv import Row, read_rows
+from rcatool.data.photo_files import HEIF_SUFFIXES, MASK_SUFFIXES, PHOTO_SUFFIXES, Files, Names, counted, describe, files_below
+from rcatool.data.photo_ids import make_ids, split_of
+from rcatool.data.photos import heif_reader_missing
+from rcatool.data.tag_rows import Row
 from rcatool.data.tags import read_text
 from rcatool.errors import ConfigError, DataError
-from rcatool.files import is_path_safe
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-LONGEST_ID = 160  # bytes of UTF-8, with room for a digest
+EXPECTED = 'lines like photo.jpg,cat;dog or JSON like {"photo.jpg": ["cat", "dog"]}'
 
 
-def find(root: Path, *, images: str, tags: str, masks: str = "", val_fraction: float = 0.0) -> Dataset:
-    """Find the photos below `images` that the CSV `tags` has a row for, with their masks below `masks` (empty: none).
+@dataclass(frozen=True)
+class Tags:
+    """What a source of tags says: photo -> row, where that is, and photos that are copies of others."""
 
-    All three are relative to `root` or absolute; photos and masks must be below `root`. Looks at names only. ConfigError
-    for a folder that is not there, DataError (with the CSV's line) for rows that cannot be used.
+    rows: dict[str, Row]
+    note: str
+    lacking: str  # what a photo that it says nothing about is without
+    copies: list[str]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks of a folder: photo -> mask, and the files that are no photo's mask."""
+
+    of: dict[str, Path]
+    unused: list[str]
+    others: str  # what lies there that is no PNG
+
+
+def find(root: Path, *, images: str, tags: str, masks: str = "", val_fraction: float = 0.0, tune_fraction: float = 0.0) -> Dataset:
+    """Find the photos below `images` that `tags` says something about, with their masks below `masks` (empty: none).
+
+    `tags` is a file (CSV, or JSON by its suffix) or `folders`. All three are relative to `root` or absolute; photos and masks
+    must be below `root`. Looks at names only. ConfigError for a folder that is not there, DataError (with the line or entry)
+    for tags that cannot be used, SetupError for HEIF photos without the library that reads them.
     """
+    if val_fraction + tune_fraction > 1:
+        raise ConfigError(f"data.val_fraction {val_fraction} and data.tune_fraction {tune_fraction} are more than 1 together")
     folder, table, mask_folder = _places(root, images=images, tags=tags, masks=masks)
-    photos = _files_below(folder, PHOTO_SUFFIXES, skip=mask_folder)
-    rows = _match(read_rows(table), photos, table=table, folder=folder)
-    if not any(row.tags for row in rows.values()):
-        raise DataError(f"{table}: no row has a tag")
-    info = _classes(rows.values(), mask_folder)
-    mask_of = _masks(photos, mask_folder)
-    ids = _ids(photos)
+    files = files_below(folder, PHOTO_SUFFIXES, skip=mask_folder, ignore=table)
+    if not files.wanted:
+        others = f", but {describe(files.skipped)}" if files.skipped else ""
+        raise DataError(f"{folder}: no photo ({', '.join(PHOTO_SUFFIXES)}) in this folder or below it{others}")
+    source = _read_tags(table, folder, files.wanted)
+    info = _classes(source.rows.values(), mask_folder)
+    found = _find_masks(files.wanted, mask_folder)
+    above = below(folder, root)
+    splits = {"val_fraction": val_fraction, "tune_fraction": tune_fraction}
     samples, untagged = [], []
-    for photo in sorted(rows):
-        row = rows[photo]
-        split = row.split or ("val" if _share(ids[photo]) < val_fraction else "train")
-        mask = mask_of.get(photo)
+    for photo, image_id in sorted(make_ids(files.wanted).items()):
+        row = source.rows.get(photo)
+        if row is None:
+            continue
+        split = row.split or split_of(image_id, **splits)
+        mask = found.of.get(photo)
         if not row.tags and (split == "train" or mask is None):
             untagged.append(photo)  # nothing to learn from, or nothing to score
             continue
         classes = [info.names.index(tag) for tag in row.tags]
-        image = below(folder / photo, root)
-        samples.append(draft(ids[photo], split, image=image, mask=below(mask, root) if mask else None, classes=classes))
+        image = photo if above == "." else f"{above}/{photo}"
+        samples.append(draft(image_id, split, image=image, mask=below(mask, root) if mask else None, classes=classes))
     if not any(sample.split == "train" for sample in samples):
         raise DataError(f"{table}: no row gives a training photo a tag")
-    left_out = _left_out(untagged, [photo for photo in photos if photo not in rows])
-    notes = (f"tags: {table}, {len(rows)} of {len(photos)} photos in {folder} have a row", *_mask_notes(samples, mask_folder, info))
-    return Dataset(info, samples, notes=notes, warnings=(*left_out, *_look_alike(info.names), *_unused_masks(mask_of, mask_folder)))
+    return Dataset(
+        info, samples, notes=(source.note, *_mask_notes(samples, mask_folder, info)),
+        warnings=(*_left_out(files, source, untagged), *_look_alike(info.names), *_unused_masks(found, mask_folder)),
+        skipped=f"skipped below {folder}: {describe(files.skipped)}" if files.skipped else "",
+    )  # fmt: skip
 
 
 def common_root(images: Path, masks: Path | None = None) -> Path:
@@ -63,49 +93,76 @@ def common_root(images: Path, masks: Path | None = None) -> Path:
 
 
 def _places(root: Path, *, images: str, tags: str, masks: str) -> tuple[Path, Path, Path | None]:
-    """Return the folder of photos, the CSV and the folder of masks; ConfigError where one is not there."""
+    """Return the folder of photos, the source of tags and the folder of masks; ConfigError where one is not there."""
     folder, table, mask_folder = (Path(os.path.normpath(root / name)) for name in (images, tags, masks))
     for setting, path in {"data.images": folder, "data.masks": mask_folder}.items():
         if not path.is_dir():
             raise ConfigError(f"{setting}: {path} is not a folder")
-    if not table.is_file():
-        raise ConfigError(f"data.tags: {table} is not a file", "rca prepare folder --images DIR --tags FILE")
+    if tags == tag_folders.WORD:
+        table = folder
+    elif not table.is_file():
+        hint = "photos in one folder per class: --tags folders" if table.is_dir() else "rca prepare folder --images DIR --tags FILE"
+        raise ConfigError(f"data.tags: {table} is not a file", hint)
     if masks and mask_folder == folder:
         raise ConfigError(f"data.masks and data.images are the same folder, {folder}")
     return folder, table, mask_folder if masks else None
 
 
-def _files_below(folder: Path, suffixes: Sequence[str], *, skip: Path | None = None) -> list[str]:
-    """Return the files with one of `suffixes`, relative to `folder`, sorted; hidden ones are left out, and the folder `skip`."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".") and Path(parent, name) != skip]
-        for name in names:
-            if not name.startswith(".") and name.lower().endswith(tuple(suffixes)):
-                found.append(Path(parent, name).relative_to(folder).as_posix())
-    return sorted(found)
+def _read_tags(table: Path, folder: Path, photos: Sequence[str]) -> Tags:
+    """Read the tags and find the photo of each row; DataError where they cannot be used, SetupError where a photo cannot be."""
+    if table == folder:
+        listed, copies = tag_folders.read_rows(folder, photos)
+        rows = {row.image: row for row in listed}
+        several = f"; {len(copies)} are copies of a photo with several tags" if copies else ""
+        note = f"tags: the class folders in {folder}, with {len(rows) + len(copies)} of {counted(len(photos), 'photo')}{several}"
+        lacking = "class folder"
+    else:
+        listed = list((tag_json if table.suffix.lower() in tag_json.SUFFIXES else tag_csv).read_rows(table))
+        if not listed:
+            raise DataError(f"{table}: no rows, expected {EXPECTED}")
+        rows, copies = _match(listed, photos, table=table, folder=folder), []
+        note = f"tags: {table}, with a row for {len(rows)} of {counted(len(photos), 'photo')} in {folder}"
+        lacking = "row"
+    if not any(row.tags for row in rows.values()):
+        raise DataError(f"{table}: no row has a tag")
+    if any(photo.lower().endswith(HEIF_SUFFIXES) for photo in rows) and importlib.util.find_spec("pillow_heif") is None:
+        raise heif_reader_missing()
+    return Tags(rows, note, lacking, copies)
 
 
 def _match(rows: Iterable[Row], photos: Sequence[str], *, table: Path, folder: Path) -> dict[str, Row]:
-    """Return photo -> row; DataError for rows without a photo."""
-    # The same name can be written in two ways in Unicode: macOS keeps one on disk and people type the other.
-    by_name = {unicodedata.normalize("NFC", photo): photo for photo in photos}
+    """Return photo -> row; DataError for rows without a photo, and for two rows of one."""
+    names = Names(photos)
     matched: dict[str, Row] = {}
     missing = []
     for row in rows:
-        photo = by_name.get(unicodedata.normalize("NFC", row.image))
+        photo = names.find(row.image)
         if photo is None:
             missing.append(row)
+        elif photo in matched:
+            first = f"{table.name}{matched[photo].place}"
+            raise DataError(f"{table}{row.place}: {row.image!r} is there twice, first in {first}")
         else:
             matched[photo] = row
     if missing:
         row = missing[0]
-        close = get_close_matches(row.image, photos, n=1)
         kind = "" if row.image.lower().endswith(PHOTO_SUFFIXES) else f" of a kind that can be read ({', '.join(PHOTO_SUFFIXES)})"
         more = f" (and {len(missing) - 1} more rows: {first_few([other.image for other in missing[1:]])})" if missing[1:] else ""
-        hint = f"did you mean {close[0]}?" if close else "image paths are relative to the folder of photos"
-        raise DataError(f"{table}:{row.line}: no photo {row.image!r}{kind} in {folder}{more}", hint)
+        close = _close(row.image, photos)
+        hint = f"did you mean {close}?" if close else "image paths are relative to the folder of photos"
+        if kind and row.place == ":1":
+            hint = "the header of a CSV has to be image,tags or image,tags,split"
+        raise DataError(f"{table}{row.place}: no photo {row.image!r}{kind} in {folder}{more}", hint)
     return matched
+
+
+def _close(name: str, photos: Sequence[str]) -> str | None:
+    """Return the photo that a name may have been meant for: same but for case, same but for folders, or similar."""
+    for key in (str.casefold, lambda path: PurePosixPath(path).stem.casefold()):
+        alike = [photo for photo in photos if key(photo) == key(name)]
+        if alike:
+            return alike[0]
+    return next(iter(get_close_matches(name, photos, n=1)), None)
 
 
 def _classes(rows: Iterable[Row], mask_folder: Path | None) -> ClassInfo:
@@ -123,38 +180,19 @@ def _classes(rows: Iterable[Row], mask_folder: Path | None) -> ClassInfo:
     return ClassInfo(tuple(names))
 
 
-def _ids(photos: Sequence[str]) -> dict[str, str]:
-    """Return photo -> id: its path without suffix, made safe for a file name; unique also where case does not count."""
-    groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for photo in photos:
-        name = re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", os.path.splitext(photo)[0])).strip("-.")
-        if len(name.encode(errors="replace")) > LONGEST_ID or not is_path_safe(name):
-            name = f"photo-{_digest(photo)}"
-        groups[name.casefold()].append((photo, name))
-    ids = {}
-    for group in groups.values():
-        for photo, name in group:
-            ids[photo] = name if len(group) == 1 else f"{name}-{_digest(photo)}"
-    return ids
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
-
-
-def _share(image_id: str) -> float:
-    """Return a number in [0, 1) that depends on nothing but the id, so that photos keep their split when others come."""
-    return int(_digest(image_id), 16) / 2**32
-
-
-def _masks(photos: Sequence[str], mask_folder: Path | None) -> dict[str, Path]:
-    """Return photo -> mask, where there is one and it cannot be meant for another photo."""
-    if mask_folder is None:
-        return {}
-    there = set(_files_below(mask_folder, (".png",)))
+def _find_masks(photos: Sequence[str], folder: Path | None) -> Masks:
+    """Find the mask of each photo that has one which cannot be meant for another photo."""
+    if folder is None:
+        return Masks({}, [], "")
+    files = files_below(folder, MASK_SUFFIXES)
     mask_of = {photo: str(PurePosixPath(photo).with_suffix(".png")) for photo in photos}
     wanted = Counter(mask_of.values())
-    return {photo: mask_folder / mask for photo, mask in mask_of.items() if mask in there and wanted[mask] == 1}
+    names = Names(files.wanted)
+    found = {photo: names.find(mask) for photo, mask in mask_of.items() if wanted[mask] == 1}
+    of = {photo: mask for photo, mask in found.items() if mask is not None}
+    pictures = Counter({kind: count for kind, count in files.skipped.items() if kind.startswith(".")})
+    pictures.update({"picture": len(files.unreadable)})
+    return Masks({photo: folder / mask for photo, mask in of.items()}, sorted(set(files.wanted) - set(of.values())), describe(+pictures))
 
 
 def _mask_notes(samples: Sequence[Sample], mask_folder: Path | None, info: ClassInfo) -> list[str]:
@@ -166,7 +204,7 @@ def _mask_notes(samples: Sequence[Sample], mask_folder: Path | None, info: Class
         notes.append(f"masks: {mask_folder}, with values {values}{', ...' if info.num_classes > 5 else ''}")
     for split in splits:
         chosen = [sample for sample in samples if sample.split == split]
-        notes.append(f"{split}: {len(chosen)} photos, {sum(sample.mask is not None for sample in chosen)} with a mask")
+        notes.append(f"{split}: {counted(len(chosen), 'photo')}, {sum(sample.mask is not None for sample in chosen)} with a mask")
     if not any(sample.split == "train" and sample.mask for sample in samples):
         notes.append("no training photo has a mask: `rca eval` cannot score CAMs and pseudo labels")
     if not any(sample.split == "val" and sample.mask for sample in samples):
@@ -174,12 +212,16 @@ def _mask_notes(samples: Sequence[Sample], mask_folder: Path | None, info: Class
     return notes
 
 
-def _left_out(untagged: Sequence[str], without_row: Sequence[str]) -> list[str]:
+def _left_out(files: Files, source: Tags, untagged: Sequence[str]) -> list[str]:
+    """Return lines on pictures that are not taken."""
+    without_row = sorted(set(files.wanted) - set(source.rows) - set(source.copies))
     lines = []
     if without_row:
-        lines.append(f"{len(without_row)} photos have no row and are left out: {first_few(without_row)}")
+        lines.append(f"left out: {counted(len(without_row), 'photo')} without a {source.lacking}: {first_few(without_row)}")
     if untagged:
-        lines.append(f"{len(untagged)} photos have a row without tags and are left out: {first_few(untagged)}")
+        lines.append(f"left out: {counted(len(untagged), 'photo')} whose row has no tags: {first_few(untagged)}")
+    if files.unreadable:
+        lines.append(f"left out: {counted(len(files.unreadable), 'picture')} that cannot be read: {first_few(files.unreadable)}")
     return lines
 
 
@@ -191,9 +233,10 @@ def _look_alike(names: Sequence[str]) -> list[str]:
     return [f"class names that look alike are kept apart: {', '.join(map(repr, group))}" for group in groups.values() if len(group) > 1]
 
 
-def _unused_masks(mask_of: dict[str, Path], mask_folder: Path | None) -> list[str]:
-    if mask_folder is None:
-        return []
-    used = set(mask_of.values())
-    unused = [name for name in _files_below(mask_folder, (".png",)) if mask_folder / name not in used]
-    return [f"{len(unused)} masks belong to no photo, or could be of several: {first_few(unused)}"] if unused else []
+def _unused_masks(found: Masks, folder: Path | None) -> list[str]:
+    lines = []
+    if found.unused:
+        lines.append(f"not used: {counted(len(found.unused), 'mask')} of no photo, or of several: {first_few(found.unused)}")
+    if found.others:
+        lines.append(f"not used: {found.others} below {folder}, as masks have to be PNG files")
+    return lines

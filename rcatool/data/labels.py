@@ -1,23 +1,19 @@
-"""Index conventions, class names, palette, and the two kinds of picture: photos and masks.
+"""Index conventions, class names, palette, and masks.
 
 A class is `c` in [0, C) in tags and CAM keys, and `c + 1` in masks, where 0 is background and 255 is ignore. This module
 is the only place that adds or subtracts that one.
 """
 
 import json
-import struct
-import warnings
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from rcatool.data.photos import decoding
 from rcatool.errors import DataError
 from rcatool.files import atomic_save, atomic_write, read_json
 
@@ -28,11 +24,6 @@ VOC_CLASSES = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
-# Only these decoders are tried: some others of Pillow start outside programs.
-PHOTO_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
-# What Pillow's decoders raise on a broken file, besides OSError.
-DECODE_ERRORS = (SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, RuntimeError, struct.error, zlib.error)
-BOMBS = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 PNG_GREY, PNG_PALETTE = 0, 3
 PNG_COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey and alpha", 6: "RGBA"}
 
@@ -110,75 +101,20 @@ def read_classes(path: Path) -> ClassInfo:
         raise DataError(f"{path}: {error.message}") from error
 
 
-@contextmanager
-def _decoding(path: Path) -> Iterator[None]:
-    """Turn whatever Pillow raises on a file that is missing, broken or too large into a DataError naming it."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata of a photo that decodes
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
-    except FileNotFoundError:
-        raise DataError(f"{path}: file not found") from None
-    except UnidentifiedImageError:
-        raise DataError(f"{path}: not an image ({', '.join(PHOTO_FORMATS)} can be read)") from None
-    except BOMBS as error:
-        raise DataError(f"{path}: more than {Image.MAX_IMAGE_PIXELS} pixels, refused", "scale it down") from error
-    except (OSError, *DECODE_ERRORS) as error:
-        reason = error.strerror if isinstance(error, OSError) else None  # without the path, which is named already
-        raise DataError(f"{path}: cannot be decoded ({reason or error})") from error
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Return (H, W) of a photo as displayed (EXIF rotation applied) from its header; DataError as `read_image`."""
-    with _decoding(path), Image.open(path, formats=PHOTO_FORMATS) as image:
-        width, height = image.size
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return (width, height) if turned else (height, width)
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Read a photo as uint8 (H, W, 3) RGB with its EXIF rotation applied.
-
-    Grey, CMYK and 16-bit photos are converted, transparent parts become white. DataError naming the file where it is
-    missing, truncated, not an image, of a kind without a known range of values (float, 32 bit) or absurdly large.
-    """
-    with _decoding(path), Image.open(path, formats=PHOTO_FORMATS) as image:
-        image.load()
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            ImageOps.exif_transpose(image, in_place=True)
-        rgb = image if image.mode == "RGB" and "transparency" not in image.info else _to_rgb(image)
-        return np.array(rgb)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode of Pillow to RGB; ValueError where the range of the values is unknown."""
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
-            raise ValueError("32-bit pixels; expected 8 or 16 bits")
-        image = Image.fromarray(((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("float pixels; expected 8 or 16 bits")
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")
-
-
 def read_mask(path: Path, *, num_classes: int, size: tuple[int, int] | None = None) -> np.ndarray:
     """Read a mask as uint8 (H, W) with values {0..num_classes, 255}.
 
     DataError naming the file where it is missing, not an 8-bit palette or grey PNG, has other values, or is not of
     `size` (H, W).
     """
-    with _decoding(path):
+    with decoding(path):
         data = path.read_bytes()
         _check_mask_header(data)
         with Image.open(BytesIO(data), formats=("PNG",)) as image:
             mask = np.array(image)
     if size is not None and mask.shape != tuple(size):
-        raise DataError(f"{path}: mask is {_by(mask.shape)} (H x W), expected {_by(size)} as its photo")
+        turned = "; was it made without the photo's EXIF rotation?" if mask.shape == tuple(size)[::-1] else ""
+        raise DataError(f"{path}: mask is {_by(mask.shape)} (H x W), expected {_by(size)} as its photo{turned}")
     wrong = (mask > num_classes) & (mask != IGNORE)
     if wrong.any():
         found = np.unique(mask[wrong])
@@ -193,7 +129,8 @@ def _check_mask_header(data: bytes) -> None:
     depth, colour = data[24], data[25]
     # Grey of fewer bits would be stretched to 0..255 by the decoder; a palette's indices are left alone.
     if not (colour == PNG_PALETTE or (colour == PNG_GREY and depth == 8)):
-        raise ValueError(f"a {depth}-bit {PNG_COLOUR_TYPES.get(colour, 'unknown')} PNG, expected an 8-bit palette or grey one")
+        kind = PNG_COLOUR_TYPES.get(colour, "unknown")
+        raise ValueError(f"a {depth}-bit {kind} PNG, expected an 8-bit palette or grey one of class numbers")
 
 
 def write_mask(path: Path, mask: np.ndarray, *, flush: bool = True) -> None:

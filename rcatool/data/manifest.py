@@ -39,6 +39,7 @@ class Dataset:
     samples: list[Sample]
     notes: tuple[str, ...] = ()  # which lists, tags and masks were taken
     warnings: tuple[str, ...] = ()  # what was left out
+    skipped: str = ""  # files of other kinds, in words
     tags_from_masks: bool = False  # the samples' classes are to be read from their masks
 
 
@@ -56,7 +57,7 @@ def below(path: Path, root: Path) -> str:
 
 def first_few(names: Sequence[str], most: int = 5) -> str:
     """Return the first names, for a message."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+    return ", ".join(name if name.isprintable() else repr(name) for name in names[:most]) + (", ..." if len(names) > most else "")
 
 
 def write_manifest(path: Path, samples: Iterable[Sample]) -> None:

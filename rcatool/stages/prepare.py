@@ -11,12 +11,14 @@ import numpy as np
 
 from rcatool import console
 from rcatool.config import Config
-from rcatool.data import folder, manifest, shapes, voc
+from rcatool.data import coco_masks, folder, manifest, shapes, tag_folders, voc
 from rcatool.data.census import Census, Look, oddities
-from rcatool.data.labels import read_classes, read_image, read_mask, write_classes
+from rcatool.data.labels import read_classes, read_mask, write_classes
 from rcatool.data.manifest import Dataset, Sample
 from rcatool.data.mask_digest import content_digest
 from rcatool.data.phash import perceptual_hash
+from rcatool.data.photo_files import PHOTO_SUFFIXES, files_below
+from rcatool.data.photos import has_more_pictures, read_image
 from rcatool.errors import ConfigError, DataError
 from rcatool.files import atomic_write, sha256_file
 from rcatool.pool import parallel_map, worker_count
@@ -37,6 +39,8 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     if not force and run.state("prepare", config).kind == "current":
         run.begin("prepare", config)  # says that it is up to date
         _check_unmoved(run, root)
+        if config.data.tags == tag_folders.WORD:
+            console.log("prepare: photos that came since then are not noticed, --force looks again")
         return
     dataset = _find(root, config)
     for line in dataset.notes:
@@ -63,6 +67,8 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     (run.root / PROBLEMS).unlink(missing_ok=True)
     for line in oddities(document):
         console.warn(line)
+    if dataset.skipped:
+        console.log(dataset.skipped)
 
 
 def _generate(root: Path, config: Config) -> None:
@@ -77,9 +83,23 @@ def _generate(root: Path, config: Config) -> None:
 def _find(root: Path, config: Config) -> Dataset:
     data = config.data
     if data.dataset == "folder":
-        return folder.find(root, images=data.images, tags=data.tags, masks=data.masks, val_fraction=data.val_fraction)
+        drawn = data.masks.lower().endswith(".json") and (root / data.images).is_dir()
+        masks = _draw(root, config) if drawn else data.masks
+        fractions = {"val_fraction": data.val_fraction, "tune_fraction": data.tune_fraction}
+        return folder.find(root, images=data.images, tags=data.tags, masks=masks, **fractions)
     lists = {"train": data.train_list, "val": data.val_list, "tune": data.tune_list, "test": data.test_list}
     return voc.find(root, lists=lists, tags=data.tags, masks=data.masks)
+
+
+def _draw(root: Path, config: Config) -> str:
+    """Draw the masks of a JSON file; the folder they are in, relative to `root`."""
+    source = root / config.data.masks
+    target = coco_masks.folder_of(source)
+    photos = files_below(root / config.data.images, PHOTO_SUFFIXES, skip=target).wanted
+    with console.progress("drawing masks", len(photos)) as bar:
+        drawn = coco_masks.draw(source, photos, workers=worker_count(config.runtime.workers), bar=bar.advance)
+    console.log(f"masks: {drawn} drawn in {target}" if drawn else f"masks: those in {target} are up to date")
+    return manifest.below(target, root)
 
 
 def _check_unmoved(run: Run, root: Path) -> None:
@@ -114,7 +134,7 @@ def look_into(sample: Sample, *, root: Path, num_classes: int, tags_from_masks: 
         image = read_image(path)
         height, width = image.shape[:2]
         sample = replace(sample, size=(height, width), bytes=path.stat().st_size, sha256=sha256_file(path)[:16])
-        look = Look(sample, hash=perceptual_hash(image))
+        look = Look(sample, hash=perceptual_hash(image), more_pictures=has_more_pictures(path))
     except DataError as error:
         problems.append(error.message)
     if sample.mask is not None:
