@@ -13,7 +13,10 @@ from typing import Any, NoReturn
 import typer
 from typer.main import get_command
 
-from rcatool import console
+from rcatool import (
+    coco_command,  # noqa: F401  adds its command
+    console,
+)
 from rcatool.commands import app
 from rcatool.errors import RcaError, SetupError
 

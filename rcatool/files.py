@@ -28,18 +28,21 @@ def atomic_write(path: Path, data: bytes | str) -> None:
     atomic_save(path, lambda handle: handle.write(content))
 
 
-def atomic_save(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def atomic_save(path: Path, write: Callable[[BinaryIO], object], *, flush: bool = True) -> None:
     """Like `atomic_write`, for a `write` that fills the open file itself (np.savez, torch.save, Image.save).
 
-    Raises SetupError naming the path; any other exception of `write` passes, and leaves `path` as it was.
+    Without `flush` a process that dies leaves no half file, but a machine that loses power may: for thousands of small files
+    that the caller flushes together and can make again. Raises SetupError naming the path; any other exception of `write`
+    passes, and leaves `path` as it was.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as handle:
             write(handle)
-            handle.flush()
-            os.fsync(handle.fileno())
+            if flush:
+                handle.flush()
+                os.fsync(handle.fileno())
         os.replace(temporary, path)
     except BaseException as exception:
         with contextlib.suppress(OSError):  # the error that brought us here is the one to report

@@ -117,6 +117,8 @@ def test_module_can_be_run() -> None:
 SHARED = {"--run", "--set", "--force", "--device", "--quiet", "--debug"}
 OPTIONS = {
     "prepare voc": SHARED | {"--root", "--train-list", "--val-list", "--tune-list", "--tags", "--config"},
+    "prepare coco": SHARED
+    | {"--root", "--variant", "--overlap", "--crowd", "--photos", "--tune-fraction", "--masks", "--masks-out", "--config"},
     "prepare folder": SHARED | {"--images", "--tags", "--masks", "--val-fraction", "--config"},
     "prepare shapes": SHARED | {"--root", "--seed", "--config"},
     "train-cls": SHARED,

@@ -62,6 +62,9 @@ def palette(n: int = 256) -> list[int]:
     return colours
 
 
+_VOC_COLOURS = bytes(palette())  # worked out once: that takes as long as writing a mask
+
+
 @dataclass(frozen=True)
 class ClassInfo:
     """The class names of a data set, in the order of their indices; DataError where they cannot be used."""
@@ -193,13 +196,13 @@ def _check_mask_header(data: bytes) -> None:
         raise ValueError(f"a {depth}-bit {PNG_COLOUR_TYPES.get(colour, 'unknown')} PNG, expected an 8-bit palette or grey one")
 
 
-def write_mask(path: Path, mask: np.ndarray) -> None:
-    """Write a uint8 (H, W) mask as palette PNG in VOC colours; equal masks give equal bytes."""
+def write_mask(path: Path, mask: np.ndarray, *, flush: bool = True) -> None:
+    """Write a uint8 (H, W) mask as palette PNG in VOC colours; equal masks give equal bytes. `flush` as in `atomic_save`."""
     assert mask.dtype == np.uint8, mask.dtype
     assert mask.ndim == 2, mask.shape
     image = Image.fromarray(mask)
-    image.putpalette(palette())
-    atomic_save(path, lambda file: image.save(file, format="PNG"))
+    image.putpalette(_VOC_COLOURS)
+    atomic_save(path, lambda file: image.save(file, format="PNG"), flush=flush)
 
 
 def _by(size: tuple[int, ...]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from rcatool import console
 from rcatool.config import Config
-from rcatool.data import folder, manifest, shapes, voc
+from rcatool.data import coco, folder, manifest, shapes, voc
 from rcatool.data.labels import IGNORE, ClassInfo, mask_to_class, read_classes, read_image, read_mask, write_classes
 from rcatool.data.manifest import SPLITS, Dataset, Sample
 from rcatool.errors import ConfigError, DataError
@@ -81,8 +81,23 @@ def _find(root: Path, config: Config) -> Dataset:
     data = config.data
     if data.dataset == "folder":
         return folder.find(root, images=data.images, tags=data.tags, masks=data.masks, val_fraction=data.val_fraction)
+    if data.dataset == "coco":
+        return _find_coco(root, config)
     lists = {"train": data.train_list, "val": data.val_list, "tune": data.tune_list}
     return voc.find(root, lists=lists, tags=data.tags, masks=data.masks)
+
+
+def _find_coco(root: Path, config: Config) -> Dataset:
+    """Read the annotations, and take the masks that are given, or make those that are missing."""
+    data = config.data
+    found = coco.read(root / data.images, photos=data.coco_photos, progress=console.progress)
+    if data.masks:
+        masks = coco.take(found, root, root / data.masks)
+    else:
+        rule = coco.Rule(data.coco_overlap, data.coco_crowd, data.coco_void)
+        target = root / (data.coco_masks or Path(data.images, coco.MASKS, rule.name))
+        masks = coco.make(found, root, target, rule=rule, workers=worker_count(config.runtime.workers), progress=console.progress)
+    return coco.find(found, root, masks, tune_fraction=data.coco_tune_fraction)
 
 
 def _check_unmoved(run: Run, root: Path) -> None:
