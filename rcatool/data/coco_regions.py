@@ -21,21 +21,24 @@ def region(segmentation: Any, size: tuple[int, int]) -> tuple[np.ndarray, int]:
     Several polygons make one object, their union. ValueError saying what is wrong with the segmentation, SetupError where
     pycocotools is missing.
     """
+    dropped = 0
     if isinstance(segmentation, list):
-        return _filled(segmentation, size)
-    if not isinstance(segmentation, dict):
+        counts, dropped = _filled(segmentation, size)
+    elif not isinstance(segmentation, dict):
         raise ValueError(f"segmentation is {str(segmentation)[:40]!r}, expected polygons or run lengths")
-    if segmentation.get("size") != list(size):
+    elif segmentation.get("size") != list(size):
         raise ValueError(f"run lengths for a photo of {str(segmentation.get('size'))[:40]} (H x W), but it has {list(size)}")
-    runs = _runs(segmentation.get("counts"))
+    else:
+        counts = segmentation.get("counts")
+    runs = _runs(counts)
     if runs.sum() != size[0] * size[1] or (runs < 0).any():
         raise ValueError(f"run lengths that do not add up to {size[0]} x {size[1]} pixels")
     inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return inside.reshape(size[1], size[0]).T, 0  # runs go down the columns
+    return inside.reshape(size[1], size[0]).T, dropped  # runs go down the columns
 
 
-def _filled(polygons: list[Any], size: tuple[int, int]) -> tuple[np.ndarray, int]:
-    mask_api = load_pycocotools()
+def _filled(polygons: list[Any], size: tuple[int, int]) -> tuple[Any, int]:
+    """Return the run lengths of the union of some polygons, and how many were left out."""
     usable = []
     for polygon in polygons:
         points = np.array(polygon) if isinstance(polygon, list) else np.array("")
@@ -47,8 +50,9 @@ def _filled(polygons: list[Any], size: tuple[int, int]) -> tuple[np.ndarray, int
             usable.append(points)
     dropped = len(polygons) - len(usable)
     if not usable:
-        return np.zeros(size, bool), dropped
-    return mask_api.decode(mask_api.merge(mask_api.frPyObjects(usable, *size))).view(bool), dropped
+        return [size[0] * size[1]], dropped
+    mask_api = load_pycocotools()
+    return mask_api.merge(mask_api.frPyObjects(usable, *size))["counts"].decode("ascii"), dropped
 
 
 def _runs(counts: Any) -> np.ndarray:
@@ -59,8 +63,8 @@ def _runs(counts: Any) -> np.ndarray:
         raise ValueError("run lengths that are neither a list of whole numbers nor text as COCO compresses them")
     runs: list[int] = []
     value = shift = 0
-    for digit in counts.encode("ascii"):
-        digit -= 48
+    for character in counts.encode("ascii"):
+        digit = character - 48
         value |= (digit & 31) << shift
         shift += 5
         if not digit & 32:

@@ -72,9 +72,9 @@ def paint(regions: Sequence[tuple[np.ndarray, int]], size: tuple[int, int], *, v
 
     With `void`, pixels at most that far (in both directions) from an object are 255, also over those that lie above it.
     """
-    mask = np.zeros(size, np.uint8)
+    mask = np.zeros(size, np.uint8, order="F")  # as regions lie in memory, which come from runs down the columns
     for pixels, value in regions:
         mask[pixels & (mask == 0)] = value
         if void and value != IGNORE:
             mask[maximum_filter(pixels, size=2 * void + 1, mode="nearest") & ~pixels] = IGNORE
-    return mask
+    return np.ascontiguousarray(mask)
