@@ -151,6 +151,8 @@ def find(coco: Coco, root: Path, masks: Masks, *, tune_fraction: float) -> Datas
     twice = len(samples) - len({sample.id for sample in samples})
     if twice:
         raise DataError(f"{twice} photos have the name of another one, but for its ending or folder")
+    if not any(sample.split == "train" for sample in samples):
+        raise DataError(f"{coco.sources['train'].instances.path}: no training photo is left (data.coco_tune_fraction is {tune_fraction})")
     lines = [_count_line(split, len(source.wanted), coco.photos) for split, source in coco.sources.items()]
     odd = [line for line, is_odd in lines if is_odd]
     if coco.info.num_classes != CATEGORIES:
