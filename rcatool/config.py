@@ -29,7 +29,7 @@ class Section(BaseModel):
 class Data(Section):
     """Where the photos, tags and masks are; written by `rca prepare`."""
 
-    dataset: Literal["voc", "folder", "shapes"] = Field("voc", description="layout of the data set")
+    dataset: Literal["voc", "coco", "folder", "shapes"] = Field("voc", description="layout of the data set")
     root: str = Field("", description="folder that all paths are relative to (absolute; not fingerprinted, so data may move)")
     images: str = Field("", description="folder: photos, relative to root")
     tags: str = Field("", description="tag file, relative to root or absolute, or `masks` (voc), `folders` (folder); empty: the data set's own")
@@ -39,7 +39,16 @@ class Data(Section):
     tune_list: str = Field("", description="voc: list of photos to choose settings and thresholds on; empty: none")
     test_list: str = Field("", description="voc: list of photos to predict only, without tags and masks; empty: none")
     val_fraction: Unit = Field(0.0, description="folder: share of the photos held out for val where no `split` column says so")
-    tune_fraction: Unit = Field(0.0, description="folder: share of the photos held out for tune, likewise")
+    tune_fraction: Unit = Field(0.0, description="folder, coco: share of the photos (coco: of the training photos) held out for tune")
+    coco_photos: Literal["annotated", "all"] = Field("annotated", description="coco: photos with an annotation (the field's lists), or all")
+    coco_masks: str = Field("", description="coco: folder that masks are made in, relative to root; empty: rcatool-masks/RULE")
+    coco_overlap: Literal["small-over-large", "annotation-order"] = Field(
+        "small-over-large", description="coco: which object is on top in a mask: the one of smaller area, or the later one in the file"
+    )
+    coco_crowd: Literal["object", "background", "ignore"] = Field(
+        "object", description="coco: crowds in masks: objects like others, left out, or ignore (255) where no object is"
+    )
+    coco_void: Annotated[int, Field(ge=0, le=31)] = Field(0, description="coco: pixels of ignore (255) around each object in masks")
     shapes_train: Positive = Field(240, description="shapes: number of generated training images")
     shapes_val: Positive = Field(60, description="shapes: number of generated val images")
     shapes_size: Annotated[int, Field(ge=32, le=1024)] = Field(96, description="shapes: side of a generated image, pixels")

@@ -61,7 +61,7 @@ def _prepare_voc(
     ready = voc_archives.make_ready(full(root), asked, sbd=sbd and full(sbd), out=sbd_out and full(sbd_out), download=download)
     options = {"train_list": train_list, "val_list": val_list, "tune_list": tune_list, "test_list": test_list}
     options |= {"root": ready.root, "masks": ready.masks, "tags": str(places[0]) if places else tags}
-    _prepare("voc", ready.request, config, options, as_json)
+    prepare("voc", ready.request, config, options, as_json)
 
 
 @app.command("folder")
@@ -81,10 +81,10 @@ def _prepare_folder(
     from rcatool.data.folder import common_root
 
     root = common_root(full(images), masks and full(masks))
-    paths = {"images": _below(images, root), "masks": "" if masks is None else _below(masks, root)}
+    paths = {"images": below(images, root), "masks": "" if masks is None else below(masks, root)}
     paths["tags"] = tags if tags == "folders" else str(full(Path(tags)))
     options = {"root": root, **paths, "val_fraction": val_fraction, "tune_fraction": tune_fraction}
-    _prepare("folder", request(run, set_, force, device, quiet), config, options, as_json)
+    prepare("folder", request(run, set_, force, device, quiet), config, options, as_json)
 
 
 @app.command("shapes")
@@ -99,10 +99,10 @@ def _prepare_shapes(
     Example: rca prepare shapes --run runs/shapes --seed 1
     """
     options = {"root": None if root is None else full(root), "shapes_seed": seed}
-    _prepare("shapes", request(run, set_, force, device, quiet), config, options, as_json)
+    prepare("shapes", request(run, set_, force, device, quiet), config, options, as_json)
 
 
-def _prepare(dataset: str, asked: Any, preset: str | None, options: Mapping[str, object], as_json: bool) -> None:
+def prepare(dataset: str, asked: Any, preset: str | None, options: Mapping[str, object], as_json: bool) -> None:
     """Make the manifest and print what is in the data set, also where that was up to date."""
     from rcatool import summary, workflow
     from rcatool.run import Run
@@ -134,6 +134,6 @@ def _verify(asked: Any, as_json: bool) -> None:
         )
 
 
-def _below(path: Path, root: Path) -> str:
+def below(path: Path, root: Path) -> str:
     """`path` relative to `root`, which is above it."""
     return full(path).relative_to(root).as_posix()

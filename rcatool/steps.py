@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rcatool import config_io
-from rcatool.config import Config
+from rcatool.config import Config, Data
 from rcatool.files import sha256_file
 
 FORMAT = 1  # version of all files a step writes; a change makes every finished step stale
@@ -39,6 +39,8 @@ class Step:
             words = "rca prepare folder --images DIR --tags FILE"
         elif data is not None and data.dataset == "shapes":
             words = "rca prepare shapes"
+        elif data is not None and data.dataset == "coco":
+            words = _prepare_coco(data)
         else:
             words = f"rca prepare voc --root {shlex.quote(data.root) if data and data.root else 'DIR'}"
         return f"{words} --run {shlex.quote(str(run))}"
@@ -91,6 +93,15 @@ class State:
         return f"{kind} ({'; '.join(self.reasons)})" if self.reasons else kind
 
 
+def _prepare_coco(data: Data) -> str:
+    """What to type to prepare COCO with the same folders; other settings are kept by the run."""
+    root = Path(data.root)
+    words = f"rca prepare coco --root {shlex.quote(str(root / data.images)) if data.root else 'DIR'}"
+    for option, folder in {"--masks": data.masks, "--masks-out": data.coco_masks}.items():
+        words += f" {option} {shlex.quote(str(root / folder))}" if folder else ""
+    return words
+
+
 # The settings of `runtime` belong to no step; this one says where, not what: it never makes a result stale.
 NOT_FINGERPRINTED = ("data.root",)
 
@@ -105,6 +116,8 @@ def settings_used(step: Step, config: Config) -> dict[str, Any]:
     for dotted in config_io.settings():
         section = dotted.partition(".")[0]
         if section not in step.settings or dotted in NOT_FINGERPRINTED:
+            continue
+        if dotted.startswith("data.coco_") and config.data.dataset != "coco":
             continue
         if section == "memory" and config.cls.method != "rca":
             continue  # the plain CAM has no memory

@@ -121,6 +121,8 @@ OPTIONS = {
     "prepare voc": SHARED
     | {"--root", "--train-list", "--val-list", "--tune-list", "--test-list", "--tags", "--sbd", "--sbd-out", "--download"}
     | {"--config", "--json"},
+    "prepare coco": SHARED
+    | {"--root", "--variant", "--overlap", "--crowd", "--photos", "--tune-fraction", "--masks", "--masks-out", "--config", "--json"},
     "prepare folder": SHARED | {"--images", "--tags", "--masks", "--val-fraction", "--tune-fraction", "--config", "--json"},
     "prepare shapes": SHARED | {"--root", "--seed", "--config", "--json"},
     "train-cls": SHARED,

@@ -21,6 +21,7 @@ LAYERS = {
         "data/__init__", "data/labels", "data/manifest", "data/tags", "data/npy", "data/voc", "data/folder", "data/shapes",
         "data/mat5", "data/sbd", "data/phash", "data/mask_digest", "data/census", "data/photos", "data/photo_files", "data/photo_ids",
         "data/tag_rows", "data/tag_csv", "data/tag_json", "data/tag_folders", "data/json_source", "data/coco_file", "data/coco_masks",
+        "data/json_window", "data/coco_json", "data/coco_regions", "data/coco_rule", "data/coco_paint", "data/coco",
     ],
     "computation": [
         "models/*", "refine/*", "data/transforms", "data/datasets", "optim", "kmeans", "cam_inference", "cams", "pseudo", "scoring",
@@ -30,8 +31,8 @@ LAYERS = {
     "stages": ["stages/*"],
     "export": ["export/*"],
     "cli": [
-        "__init__", "cli", "options", "commands", "prepare_commands", "score_commands", "export_commands", "workflow", "voc_archives",
-        "summary", "score_tables", "mask_score", "comparison", "doctor", "__main__",
+        "__init__", "cli", "options", "commands", "prepare_commands", "coco_command", "score_commands", "export_commands", "workflow",
+        "voc_archives", "summary", "score_tables", "mask_score", "comparison", "doctor", "__main__",
     ],
 }  # fmt: skip
 ORDER = list(LAYERS)
@@ -47,14 +48,14 @@ FORBIDDEN = {
 
 # Libraries with one door (or two) in the package.
 DOORS = {
-    "typer": ["cli", "options", "commands", "prepare_commands", "score_commands", "export_commands"],
+    "typer": ["cli", "options", "commands", "prepare_commands", "coco_command", "score_commands", "export_commands"],
     "rich": ["console"],
     "yaml": ["yaml_text"],
     "pydensecrf": ["refine/crf"],
     "pillow_heif": ["data/photos"],
     "pydantic": ["config", "config_io"],
     "safetensors": ["models/weights"],
-    "pycocotools": ["data/coco_masks", "export/coco"],
+    "pycocotools": ["data/coco_masks", "data/coco_regions", "export/coco"],
 }
 
 EXPORT = [module for module in MODULES if module.startswith("export/")]

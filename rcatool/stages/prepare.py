@@ -11,7 +11,7 @@ import numpy as np
 
 from rcatool import console
 from rcatool.config import Config
-from rcatool.data import coco_masks, folder, manifest, shapes, tag_folders, voc
+from rcatool.data import coco, coco_masks, folder, manifest, shapes, tag_folders, voc
 from rcatool.data.census import Census, Look, oddities
 from rcatool.data.labels import read_classes, read_mask, write_classes
 from rcatool.data.manifest import Dataset, Sample
@@ -87,6 +87,8 @@ def _find(root: Path, config: Config) -> Dataset:
         masks = _draw(root, config) if drawn else data.masks
         fractions = {"val_fraction": data.val_fraction, "tune_fraction": data.tune_fraction}
         return folder.find(root, images=data.images, tags=data.tags, masks=masks, **fractions)
+    if data.dataset == "coco":
+        return _find_coco(root, config)
     lists = {"train": data.train_list, "val": data.val_list, "tune": data.tune_list, "test": data.test_list}
     return voc.find(root, lists=lists, tags=data.tags, masks=data.masks)
 
@@ -100,6 +102,19 @@ def _draw(root: Path, config: Config) -> str:
         drawn = coco_masks.draw(source, photos, workers=worker_count(config.runtime.workers), bar=bar.advance)
     console.log(f"masks: {drawn} drawn in {target}" if drawn else f"masks: those in {target} are up to date")
     return manifest.below(target, root)
+
+
+def _find_coco(root: Path, config: Config) -> Dataset:
+    """Read the annotations, and take the masks that are given, or make those that are missing."""
+    data = config.data
+    found = coco.read(root / data.images, photos=data.coco_photos, progress=console.progress)
+    if data.masks:
+        masks = coco.take(found, root, root / data.masks)
+    else:
+        rule = coco.Rule(data.coco_overlap, data.coco_crowd, data.coco_void)
+        target = root / (data.coco_masks or Path(data.images, coco.MASKS, rule.name))
+        masks = coco.make(found, root, target, rule=rule, workers=worker_count(config.runtime.workers), progress=console.progress)
+    return coco.find(found, root, masks, tune_fraction=data.tune_fraction)
 
 
 def _check_unmoved(run: Run, root: Path) -> None:
