@@ -50,6 +50,7 @@ MOMENTS = [
     ("eval", "eval/stage.json", 1),
     ("eval", "predictions/val_00002.png", 1),
     ("eval", "eval/confusion.npz", 1),
+    ("eval", "eval/per_image.npz", 1),
     ("eval", "eval/metrics.json", 1),
     ("eval", "eval/stage.json", 2),
 ]  # fmt: skip
