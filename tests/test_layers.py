@@ -52,7 +52,10 @@ DOORS = {
 }
 
 # Where torch may be loaded: not by what runs in worker processes, which have to start fast.
-WITHOUT_TORCH = [*LAYERS["foundation"], *LAYERS["cli"], "pseudo", "scoring", "cams", "metrics", "stages/prepare", "stages/sbd_masks", "stages/verify_data", "stages/voc_download"]
+WITHOUT_TORCH = [
+    *LAYERS["foundation"], *LAYERS["cli"], "pseudo", "scoring", "cams", "metrics",
+    "stages/prepare", "stages/sbd_masks", "stages/verify_data", "stages/voc_download",
+]  # fmt: skip
 
 
 def layer_of(module: str) -> str | None:
