@@ -44,7 +44,7 @@ def _prepare_voc(
     test_list: Annotated[str | None, typer.Option(metavar="NAME", help="List of photos to predict only; no tags, no masks.")] = None,
     tags: Annotated[str | None, typer.Option(metavar="FILE", help="Tags: a text file, cls_labels.npy, or `masks`.")] = None,
     sbd: Annotated[Path | None, typer.Option(metavar="DIR", help="Unpacked SBD: make SegmentationClassAug of its masks and VOC's.")] = None,
-    sbd_out: Annotated[Path | None, typer.Option(metavar="DIR", help="Make it here, beside links to ROOT's folders; ROOT stays as it is.")] = None,
+    sbd_out: Annotated[Path | None, typer.Option(metavar="DIR", help="Make it here, beside links into ROOT, which stays as it is.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Get VOC 2012 and SBD into ROOT first (3.4 GB).")] = False,
     config: Preset = None, run: RunDir = DEFAULT_RUN, set_: Settings = None, force: Force = False,
     device: Device = None, quiet: Quiet = False, debug: Debug = False, as_json: Json = False,

@@ -4,18 +4,17 @@ A photo has few of the possible pairs of labels, so its confusion matrix is kept
 megabytes, and any score over any part of them, such as a bootstrap resample, needs no second look at the masks.
 """
 
-import hashlib
 import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from rcatool.data.labels import IGNORE
+from rcatool.data.mask_digest import content_digest, set_digest
 from rcatool.errors import DataError
 from rcatool.metrics import confusion_of, sweep_matrices
 
@@ -31,15 +30,13 @@ class PhotoCounts:
 
     cells: np.ndarray
     pixels: np.ndarray
-    truth: bytes
+    truth: str
     boundary: np.ndarray | None = None
 
 
 def photo_counts(cells: np.ndarray, pixels: np.ndarray, truth: np.ndarray, boundary: np.ndarray | None = None) -> PhotoCounts:
     """The counts of a photo whose ground truth is (H, W) uint8."""
-    digest = hashlib.sha256(str(truth.shape).encode())
-    digest.update(np.ascontiguousarray(truth).data)
-    return PhotoCounts(cells.astype(np.uint32), pixels.astype(np.uint32), digest.digest(), boundary)
+    return PhotoCounts(cells.astype(np.uint32), pixels.astype(np.uint32), content_digest(truth), boundary)
 
 
 @dataclass(frozen=True)
@@ -151,16 +148,5 @@ class SweepTally:
 
 
 def truth_digest(ids: Sequence[str], photos: Sequence[PhotoCounts]) -> str:
-    """First 16 hex digits of a digest over the photos' names and the values of their masks, however stored, in whatever order."""
-    total = hashlib.sha256()
-    for photo_id, photo in sorted(zip(ids, photos, strict=True), key=lambda entry: entry[0]):
-        total.update(f"{photo.truth.hex()} {photo_id}\n".encode("utf-8", errors="surrogateescape"))
-    return total.hexdigest()[:16]
-
-
-def _table(ids: Sequence[str], entries: Sequence[tuple[Any, Any]]) -> PhotoTable:
-    lengths = [len(pair) for pair, _ in entries]
-    pair = np.concatenate([pair for pair, _ in entries]) if entries else np.zeros(0)
-    pixels = np.concatenate([pixels for _, pixels in entries]) if entries else np.zeros(0)
-    start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return PhotoTable(tuple(ids), start, pair.astype(np.uint16), pixels.astype(np.uint32))
+    """Digest of the ground truth, however it is stored, in whatever order: the one that `rca prepare` prints for a split's masks."""
+    return set_digest((photo_id, photo.truth) for photo_id, photo in zip(ids, photos, strict=True))

@@ -52,7 +52,8 @@ def test_counts_and_shares(rca: Rca, base: Path) -> None:
 
 def test_suspicious_photos(rca: Rca, base: Path) -> None:
     (base / "tags.txt").write_text("a1 cat person\na2 cat\na3 cat person dog\nb1 cat person\n")
-    blobs = Image.fromarray(np.random.default_rng(7).integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((160, 120), Image.Resampling.BICUBIC)
+    coarse = Image.fromarray(np.random.default_rng(7).integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    blobs = coarse.resize((160, 120), Image.Resampling.BICUBIC)
     blobs.save(base / "JPEGImages" / "b1.jpg")
     blobs.resize((80, 60)).save(base / "JPEGImages" / "a1.jpg", quality=60)
     Image.new("RGB", (16, 12), "white").save(base / "JPEGImages" / "b2.jpg")

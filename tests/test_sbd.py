@@ -225,8 +225,9 @@ def test_a_folder_from_elsewhere_is_left_alone(base: Path, archive: Path) -> Non
 
 def test_a_place_that_cannot_be_written_to(base: Path, archive: Path) -> None:
     (base / "SegmentationClassAug").write_text("a file")
-    with pytest.raises(SetupError, match="SegmentationClassAug: cannot be written"):
+    with pytest.raises(SetupError, match="SegmentationClassAug: cannot be written") as caught:
         sbd_masks.convert(base, archive, workers=0)
+    assert "--sbd-out DIR" in str(caught.value.hint)
 
 
 # ---- the command

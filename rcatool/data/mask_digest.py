@@ -16,4 +16,4 @@ def content_digest(mask: np.ndarray) -> str:
 def set_digest(digests: Iterable[tuple[str, str]]) -> str:
     """Return 16 hex digits of the SHA-256 of the lines `<id> <digest>`, sorted; for (id, digest) of each mask of a set."""
     lines = "".join(f"{image_id} {digest}\n" for image_id, digest in sorted(digests))
-    return hashlib.sha256(lines.encode()).hexdigest()[:16]
+    return hashlib.sha256(lines.encode("utf-8", errors="surrogateescape")).hexdigest()[:16]

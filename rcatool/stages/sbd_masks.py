@@ -12,7 +12,7 @@ from pathlib import Path
 from rcatool import console
 from rcatool.data import sbd
 from rcatool.data.manifest import first_few
-from rcatool.errors import ConfigError, DataError
+from rcatool.errors import ConfigError, DataError, SetupError
 from rcatool.files import atomic_write, read_json, write_error
 from rcatool.pool import parallel_map
 
@@ -37,7 +37,7 @@ def convert(base: Path, archive: Path, *, workers: int) -> int:
     _report_counts(own, sum(name.endswith(".mat") for name in os.listdir(mats)))
     document = {"made by": "rca prepare voc --sbd", "masks": len(found), "of VOC": own, "of SBD": len(found) - own, "rule": RULE}
     if todo:
-        atomic_write(record, json.dumps({"status": "running", **document}, indent=1) + "\n")
+        _start(folder, record, {"status": "running", **document})
         _make(todo, folder, workers)
         atomic_write(record, json.dumps({"status": "done", **document}, indent=1) + "\n")
     console.log(f"{folder}: {len(found)} masks, {own} of VOC and {len(found) - own} of SBD ({RULE})")
@@ -72,11 +72,16 @@ def _report_counts(own: int, mats: int) -> None:
             console.warn(f"{name}: {count} masks here, its archive has {OFFICIAL[name]}")
 
 
-def _make(todo: Sequence[sbd.Source], folder: Path, workers: int) -> None:
+def _start(folder: Path, record: Path, document: dict[str, object]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(folder, error) from error
+        atomic_write(record, json.dumps(document, indent=1) + "\n")
+    except (OSError, SetupError) as error:
+        message = error.message if isinstance(error, SetupError) else write_error(folder, error).message
+        raise SetupError(message, "--sbd-out DIR makes the masks in another folder, beside links to these photos") from error
+
+
+def _make(todo: Sequence[sbd.Source], folder: Path, workers: int) -> None:
     with console.progress("converting masks", len(todo)) as bar:
         results = parallel_map(partial(sbd.make_mask, folder=folder), todo, workers=workers, bar=bar.advance)
         problems = [problem for problem in results if problem]

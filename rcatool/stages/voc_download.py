@@ -36,7 +36,8 @@ class Archive:
 def download(root: Path, *, with_sbd: bool) -> None:
     """Have VOC 2012 at or below ROOT, by default in ROOT/VOCdevkit, and (`with_sbd`) ROOT/benchmark_RELEASE.
 
-    What is there is left alone. A download that was stopped starts again; an archive goes when it is unpacked. SetupError, with what to type instead, where there is no network, not enough room, or a broken archive.
+    What is there is left alone. A download that was stopped starts again; an archive goes when it is unpacked. SetupError, with
+    what to type instead, where there is no network, not enough room, or a broken archive.
     """
     voc, sbd = _archives()
     missing = [voc] if find_devkit(root) is None else []
