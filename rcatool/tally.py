@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -150,3 +151,11 @@ class SweepTally:
 def truth_digest(ids: Sequence[str], photos: Sequence[PhotoCounts]) -> str:
     """Digest of the ground truth, however it is stored, in whatever order: the one that `rca prepare` prints for a split's masks."""
     return set_digest((photo_id, photo.truth) for photo_id, photo in zip(ids, photos, strict=True))
+
+
+def _table(ids: Sequence[str], entries: Sequence[tuple[Any, Any]]) -> PhotoTable:
+    lengths = [len(pair) for pair, _ in entries]
+    pair = np.concatenate([pair for pair, _ in entries]) if entries else np.zeros(0)
+    pixels = np.concatenate([pixels for _, pixels in entries]) if entries else np.zeros(0)
+    start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return PhotoTable(tuple(ids), start, pair.astype(np.uint16), pixels.astype(np.uint32))
