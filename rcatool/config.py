@@ -32,8 +32,12 @@ class Data(Section):
     dataset: Literal["voc", "coco", "folder", "shapes"] = Field("voc", description="layout of the data set")
     root: str = Field("", description="folder that all paths are relative to (absolute; not fingerprinted, so data may move)")
     images: str = Field("", description="folder: photos, relative to root")
-    tags: str = Field("", description="tag file, relative to root or absolute, or `masks` (voc), `folders` (folder); empty: the data set's own")
-    masks: str = Field("", description="mask folder (folder: or a COCO-style JSON file), relative to root; empty: SegmentationClass(Aug) (voc), none")
+    tags: str = Field(
+        "", description="tag file, relative to root or absolute, or `masks` (voc), `folders` (folder); empty: the data set's own"
+    )
+    masks: str = Field(
+        "", description="mask folder (folder: or a COCO-style JSON file), relative to root; empty: SegmentationClass(Aug) (voc), none"
+    )
     train_list: str = Field("train", description="voc: list of training photos, by name under ImageSets/Segmentation")
     val_list: str = Field("val", description="voc: list of photos to score the segmentation network on")
     tune_list: str = Field("", description="voc: list of photos to choose settings and thresholds on; empty: none")
@@ -59,7 +63,9 @@ class Cls(Section):
     """Stage 1: the classification network whose maps become seeds."""
 
     method: Literal["rca", "cam"] = Field("rca", description="rca: with region memory; cam: the plain baseline, no memory")
-    backbone: Backbone = Field("resnet50", description="torchvision network, made fully convolutional (`tiny`: four small blocks, for demo and tests)")
+    backbone: Backbone = Field(
+        "resnet50", description="torchvision network, made fully convolutional (`tiny`: four small blocks, for demo and tests)"
+    )
     weights: str = Field("imagenet", description="`imagenet` (downloaded by torchvision), `none`, or the path of a state dict")
     output_stride: Literal[8, 16] = Field(16, description="input pixels per feature cell")
     epochs: Positive = Field(10, description="passes over the training photos")
@@ -87,21 +93,27 @@ class Cls(Section):
 class Memory(Section):
     """The region memory: what is stored, contrasted and aggregated (method rca)."""
 
-    design: Literal["instance-ema", "fifo", "ring-ema"] = Field("instance-ema", description="one slot per (photo, tag), or `size` slots per class")
+    design: Literal["instance-ema", "fifo", "ring-ema"] = Field(
+        "instance-ema", description="one slot per (photo, tag), or `size` slots per class"
+    )
     size: Positive = Field(500, description="slots per class (fifo, ring-ema)")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="share of the old entry kept when a slot is written again")
     confidence: Unit = Field(0.3, description="a region is stored only if the tag's score exceeds this")
     region_map: Literal["raw", "relu", "softmax"] = Field("raw", description="what of P is thresholded into a region")
     region_threshold: Literal["mean", "max"] = Field("mean", description="above the spatial mean, or above region_theta x maximum")
     region_theta: Unit = Field(0.3, description="share of the maximum (region_threshold max)")
-    contrast_weight: NonNegative = Field(2e-4, description="weight of the semantic contrast (mean over regions) beside a mean classification loss; 0: off")
+    contrast_weight: NonNegative = Field(
+        2e-4, description="weight of the semantic contrast (mean over regions) beside a mean classification loss; 0: off"
+    )
     contrast_start: Natural = Field(2, description="first epoch (from 0) with the contrast")
     temperature: PositiveFloat = Field(0.07, description="temperature of the contrast")
     mixup_beta: NonNegative = Field(8.0, description="Beta parameter of the region mix-up; 0: off")
     prototypes: Natural = Field(10, description="k-means prototypes per class for the aggregation; 0: no aggregation")
     prototypes_start: Natural = Field(1, description="first epoch (from 0) with the aggregation")
     kmeans_iterations: Positive = Field(30, description="most Lloyd iterations")
-    attention: Literal["cosine", "centred", "dot"] = Field("cosine", description="similarity of a pixel and a prototype; centred: seen from the mean prototype")
+    attention: Literal["cosine", "centred", "dot"] = Field(
+        "cosine", description="similarity of a pixel and a prototype; centred: seen from the mean prototype"
+    )
     attention_temperature: PositiveFloat = Field(0.07, description="temperature of the aggregation's softmax")
 
 
@@ -126,7 +138,9 @@ class Pseudo(Section):
     background: Literal["threshold", "power"] = Field("threshold", description="background score: a constant, or (1 - max)^bg_power")
     bg_threshold: Unit = Field(0.3, description="constant background score")
     bg_power: PositiveFloat = Field(4.0, description="exponent of (1 - max)")
-    crf: Literal["none", "seed", "irn"] = Field("seed", description="dense CRF at full size: constants of the PSA/RCA seed CRF or of IRN's label CRF")
+    crf: Literal["none", "seed", "irn"] = Field(
+        "seed", description="dense CRF at full size: constants of the PSA/RCA seed CRF or of IRN's label CRF"
+    )
     crf_backend: Literal["auto", "pydensecrf"] = Field("auto", description="library that runs the CRF")
     crf_iterations: Positive = Field(10, description="mean-field iterations")
     confidence: Unit = Field(0.0, description="pixels whose best score is below this become ignore (255); 0: none")

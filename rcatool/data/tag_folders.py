@@ -48,7 +48,8 @@ def _has_splits(folder: Path, photos: Iterable[str]) -> bool:
         return False
     strange = sorted(tops - set(SCORED_SPLITS))
     if strange:
-        raise DataError(f"{folder / strange[0]}: no split, expected folders {', '.join(SCORED_SPLITS)} or those of classes", "rename or move it")
+        expected = f"folders {', '.join(SCORED_SPLITS)} or those of classes"
+        raise DataError(f"{folder / strange[0]}: no split, expected {expected}", "rename or move it")
     return True
 
 
