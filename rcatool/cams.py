@@ -23,7 +23,8 @@ def cam_size(height: int, width: int, stride: int) -> tuple[int, int]:
 def normalise(cam: np.ndarray) -> np.ndarray:
     """Divide each map of cam (K, h, w) >= 0 by its maximum; a map without a positive value stays zero."""
     peak = cam.max(axis=(1, 2), keepdims=True)
-    return np.divide(cam, peak, out=np.zeros_like(cam), where=peak > 0)
+    out: np.ndarray = np.divide(cam, peak, out=np.zeros_like(cam), where=peak > 0)
+    return out
 
 
 def resize(cam: np.ndarray, height: int, width: int) -> np.ndarray:

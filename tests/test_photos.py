@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 from PIL import Image
 from tiff_bytes import tiff
 
-from rcatool.data.photos import has_more_pictures, read_image
+from rcatool.data.photos import has_more_pictures, image_size, read_image
 from rcatool.errors import DataError, SetupError
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -80,6 +80,7 @@ def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None
     stored = NOISE[:3, :5]
     Image.fromarray(stored).save(tmp_path / f"p.{suffix}", exif=exif(orientation), **LOSSLESS[suffix])
     assert np.array_equal(read_image(tmp_path / f"p.{suffix}"), upright(stored, orientation))
+    assert image_size(tmp_path / f"p.{suffix}") == upright(stored, orientation).shape[:2]
 
 
 @pytest.mark.parametrize("orientation", PLACES)
@@ -184,7 +185,7 @@ def test_values_without_a_known_range(tmp_path: Path, stored: np.ndarray, messag
 def test_the_decoder_has_no_word_of_its_own(tmp_path: Path) -> None:
     # Pillow logs this one as well; in this process pytest would catch it.
     written(tmp_path / "p.tif", tiff(np.zeros((2, 2, 7), np.uint8), photometric=RGB_TIFF))
-    imports = "import sys; from pathlib import Path; from rcatool.data.photos import DataError, read_image"
+    imports = "import sys; from pathlib import Path; from rcatool.data.photos import DataError, image_size, read_image"
     code = f"{imports}\ntry: read_image(Path(sys.argv[1]))\nexcept DataError: pass"
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "p.tif"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

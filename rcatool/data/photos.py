@@ -25,6 +25,7 @@ TURNS = {  # EXIF orientation -> what shows the photo upright
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
+SIDEWAYS = (Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90)
 BITS, PHOTOMETRIC, PLANAR = 258, 262, 284  # tags of TIFF
 WHITE_IS_ZERO, SEPARATE_PLANES = 0, 2
 
@@ -76,6 +77,16 @@ def read_image(path: Path) -> np.ndarray:
         rgb = image if image.mode == "RGB" and not image.has_transparency_data and image.format != "TIFF" else _to_rgb(image)
         turn = TURNS.get(_orientation(image))
         return np.array(rgb if turn is None else rgb.transpose(turn))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) of what `read_image` returns, from a photo's header; DataError and SetupError as there."""
+    with _opened(path) as image:
+        if image.format == "TIFF":
+            image.load()  # its size is known for certain only when it has been decoded, and turned
+        turn = TURNS.get(_orientation(image))
+        width, height = image.size
+        return (width, height) if turn in SIDEWAYS else (height, width)
 
 
 def has_more_pictures(path: Path) -> bool:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from rcatool.data.labels import VOC_CLASSES, ClassInfo, image_size, read_classes, read_mask
+from rcatool.data.labels import VOC_CLASSES, ClassInfo, read_classes, read_mask
 from rcatool.data.manifest import Sample, first_few, read_manifest, split
+from rcatool.data.photo_files import PHOTO_SUFFIXES
+from rcatool.data.photos import image_size
 from rcatool.data.tags import read_text
 from rcatool.errors import ConfigError, DataError
 from rcatool.files import is_path_safe
 from rcatool.run import Run
-
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
