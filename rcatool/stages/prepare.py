@@ -112,7 +112,7 @@ def _check_unmoved(run: Run, root: Path) -> None:
 def _check(dataset: Dataset, root: Path, *, workers: int) -> list[Checked]:
     look = partial(look_into, root=root, num_classes=dataset.info.num_classes, tags_from_masks=dataset.tags_from_masks)
     with console.progress("checking photos", len(dataset.samples)) as bar:
-        return list(parallel_map(look, dataset.samples, workers=workers, bar=bar.advance))
+        return list(parallel_map(look, dataset.samples, workers=workers, bar=bar.advance, chunk=16))
 
 
 def look_into(sample: Sample, *, root: Path, num_classes: int, tags_from_masks: bool) -> Checked:
