@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from typing import TypeVar
@@ -33,22 +34,30 @@ def worker_count(setting: int) -> int:
 
 
 def parallel_map(
-    fn: Callable[[T], R], items: Sequence[T], *, workers: int, bar: Callable[[int], object] | None = None
+    fn: Callable[[T], R], items: Sequence[T], *, workers: int, bar: Callable[[int], object] | None = None, chunk: int = 1
 ) -> Iterator[R]:
     """Yield `fn(item)` for each item, in order, computed by `workers` processes.
 
     `fn` must be picklable (a module's function, or functools.partial of one). With one worker or a handful of items it is
-    called in this process. `bar(1)` is called for each result. An exception of `fn` is raised here unchanged; SetupError if a
+    called in this process. Up to `chunk` items go to a process at a time, which pays where a call takes as little as sending its item:
+    about 0.2 ms. `bar(1)` is called for each result. An exception of `fn` is raised here unchanged; SetupError if a
     process dies.
     """
     if workers <= 1 or len(items) < _FEWEST:
         results: Iterator[R] = map(fn, items)
+    elif (size := min(chunk, len(items) // (workers * _AHEAD))) > 1:
+        chunks = [items[start : start + size] for start in range(0, len(items), size)]
+        results = itertools.chain.from_iterable(_pooled(partial(_each, fn), chunks, min(workers, len(chunks))))
     else:
         results = _pooled(fn, items, min(workers, len(items)))
     for result in results:
         if bar is not None:
             bar(1)
         yield result
+
+
+def _each(fn: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    return [fn(item) for item in items]
 
 
 def _pooled(fn: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:

@@ -25,6 +25,11 @@ def process_of(_: int) -> int:
     return os.getpid()
 
 
+def slow_process_of(_: int) -> int:
+    time.sleep(0.2)
+    return os.getpid()
+
+
 def power(number: int, exponent: int) -> int:
     return number**exponent
 
@@ -66,11 +71,11 @@ class Watched(Sequence[int]):
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-@pytest.mark.parametrize("length", [0, 1, 30])
-def test_results_are_those_of_map_in_order(workers: int, length: int) -> None:
+@pytest.mark.parametrize(("length", "chunk"), [(0, 1), (1, 1), (30, 1), (3, 5), (33, 5), (35, 5)])
+def test_results_are_those_of_map_in_order(workers: int, length: int, chunk: int) -> None:
     counted: list[int] = []
     items = list(range(length))
-    assert list(parallel_map(square, items, workers=workers, bar=counted.append)) == [n * n for n in items]
+    assert list(parallel_map(square, items, workers=workers, bar=counted.append, chunk=chunk)) == [n * n for n in items]
     assert counted == [1] * length
 
 
@@ -91,6 +96,15 @@ def test_our_errors_travel_unchanged(workers: int) -> None:
     with pytest.raises(DataError) as caught:
         next(results)
     assert (caught.value.message, caught.value.hint) == ("seven.jpg: truncated", "look at it")
+
+
+def test_errors_in_chunks_travel_unchanged() -> None:
+    with pytest.raises(DataError, match=r"seven\.jpg: truncated"):
+        list(parallel_map(refuse_seven, range(40), workers=2, chunk=4))
+
+
+def test_all_processes_have_work_where_chunks_would_be_few() -> None:
+    assert len(set(parallel_map(slow_process_of, range(8), workers=2, chunk=100))) == 2
 
 
 def test_bugs_travel_unchanged() -> None:

@@ -272,6 +272,8 @@ TRAIN_JSON = r"instances_train2014\.json"
     Case("runs that are short", (shape({"size": [12, 16], "counts": [3, 4]}),),
          PREPARE, 3, "77: run lengths that do not add up to 12 x 16"),
     Case("runs that go back", (shape({"size": [12, 16], "counts": [200, -8]}),), PREPARE, 3, "annotation 77: run lengths that are neither"),
+    Case("compressed runs that go back", (shape({"size": [12, 16], "counts": "X6H"}),),
+         PREPARE, 3, "annotation 77: run lengths that do not add up"),
     Case("compressed runs of nothing", (shape({"size": [12, 16], "counts": ""}),),
          PREPARE, 3, "annotation 77: run lengths that do not add"),
     Case("compressed runs cut short", (shape({"size": [12, 16], "counts": "ooo"}),), PREPARE, 3, "77: run lengths that are neither a list"),

@@ -26,7 +26,7 @@ from rcatool.run import Run
 
 PROBLEMS = "prepare-problems.txt"
 SHOWN = 20  # problems on the terminal; all of them are in the file
-CHUNK = 8  # photos that a process is sent at a time
+CHUNK = 16  # photos that a process is sent at a time
 
 
 def main(run: Run, config: Config, *, force: bool = False) -> None:
@@ -127,17 +127,9 @@ def _check_unmoved(run: Run, root: Path) -> None:
 
 
 def _look(dataset: Dataset, root: Path, *, workers: int) -> Iterator[Look]:
-    look = partial(_look_into_all, root=root, num_classes=dataset.info.num_classes, tags_from_masks=dataset.tags_from_masks)
-    samples = dataset.samples
-    chunks = [samples[start : start + CHUNK] for start in range(0, len(samples), CHUNK)]
-    with console.progress("checking photos", len(samples)) as bar:
-        for looks in parallel_map(look, chunks, workers=workers):
-            yield from looks
-            bar.advance(len(looks))
-
-
-def _look_into_all(samples: Sequence[Sample], *, root: Path, num_classes: int, tags_from_masks: bool) -> list[Look]:
-    return [look_into(sample, root=root, num_classes=num_classes, tags_from_masks=tags_from_masks) for sample in samples]
+    look = partial(look_into, root=root, num_classes=dataset.info.num_classes, tags_from_masks=dataset.tags_from_masks)
+    with console.progress("checking photos", len(dataset.samples)) as bar:
+        yield from parallel_map(look, dataset.samples, workers=workers, bar=bar.advance, chunk=CHUNK)
 
 
 def look_into(sample: Sample, *, root: Path, num_classes: int, tags_from_masks: bool) -> Look:
