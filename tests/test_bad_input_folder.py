@@ -221,6 +221,6 @@ def test_a_messy_folder(rca: Rca) -> None:
     assert "warning: left out: 1 photo without a row: untagged.jpg" in lines
     assert "warning: left out: 1 photo whose row has no tags: c.jpg" in lines
     assert r"warning: left out: 2 pictures that cannot be read: b\udcff.jpg (its name is not UTF-8), old.cr2" in lines
-    assert "warning: photos with an animation or several pages, of which the first is taken: 1 (moving.gif)" in lines
+    assert "warning: photos with an animation or several pages, of which the first is taken: 1 (moving)" in lines
     assert "warning: class names that look alike are kept apart: 'Cat', 'cat'" in lines
     assert "3 photos" not in out

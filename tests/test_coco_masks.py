@@ -123,7 +123,7 @@ ALL = 12 * 16
         (None, "empty or missing, expected polygons or run lengths"),
         ([], "empty or missing"),
         ("3", r'"3", expected polygons'),
-        ([1, 2, 3, 4, 5, 6], "lists of at least 3 points"),
+        ([1, 2, 3, 4, 5, 6], "expected lists of numbers"),
         ([[1, 2, 3, 4]], "lists of at least 3 points"),  # pycocotools would take it for a box
         ([[1, 2, 3, 4, 5, 6, 7]], "lists of at least 3 points"),
         ([[1, 2, 3, 4, 5, "6"]], r'"6" is no coordinate in or near an image of 12 x 16 pixels'),
@@ -235,7 +235,7 @@ def test_files_that_are_refused(tmp_path: Path, change: Any, message: str) -> No
 
 def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools", None)
-    with pytest.raises(SetupError, match="polygons need the library pycocotools") as caught:
+    with pytest.raises(SetupError, match="COCO's polygons need pycocotools") as caught:
         coco_masks.draw(write(tmp_path / "truth.json", WHOLE), ["a.jpg"])
     assert caught.value.hint == "pip install 'rcatool[coco]'"
     runs = annotation(3, {"size": list(SIZE), "counts": [ALL]})

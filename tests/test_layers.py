@@ -55,7 +55,7 @@ DOORS = {
     "pillow_heif": ["data/photos"],
     "pydantic": ["config", "config_io"],
     "safetensors": ["models/weights"],
-    "pycocotools": ["data/coco_masks", "data/coco_regions", "export/coco"],
+    "pycocotools": ["data/coco_regions", "export/coco"],
 }
 
 EXPORT = [module for module in MODULES if module.startswith("export/")]

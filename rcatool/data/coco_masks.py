@@ -5,7 +5,6 @@ where no object covers it; a category's mask value is its place in the order of 
 """
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from rcatool.data.coco_file import CocoFile, CocoImage, is_coco, parse_coco
+from rcatool.data.coco_regions import region
 from rcatool.data.json_source import load_json, shown
 from rcatool.data.labels import IGNORE, MAX_CLASSES, class_to_mask, write_mask
 from rcatool.data.photo_files import Names
@@ -25,9 +25,6 @@ from rcatool.pool import parallel_map
 
 FORMAT = 1  # of the drawing: masks of another one are drawn anew
 RECORD = "drawn.json"
-# COCO's compressed counts: digits of base 32, of which `P` to `o` say that more follow.
-COMPRESSED = re.compile("([P-o]{0,6}[0-O])*")
-FARTHEST = 4  # sides of the image: a point farther away is a mistake (a nearer one outside is cut off)
 
 
 @dataclass(frozen=True)
@@ -85,20 +82,32 @@ def paint(image: CocoImage, values: dict[int | str, int]) -> np.ndarray:
     height, width = (_side(image, key) for key in ("height", "width"))
     if height * width > (Image.MAX_IMAGE_PIXELS or 0):
         raise ValueError(f"images[{image.index}]: {height} x {width} pixels, more than {Image.MAX_IMAGE_PIXELS}, refused")
-    layers: list[tuple[int, int, list[int]]] = []  # ignore first, then by falling area
+    layers: list[tuple[int, int, np.ndarray]] = []  # ignore first, then by falling area
     for index, entry in image.annotations:
         place = f"annotations[{index}]"
-        runs = _runs(f"{place}.segmentation", entry.get("segmentation"), (height, width))
+        pixels = _pixels(place, entry.get("segmentation"), (height, width))
         crowd = entry.get("iscrowd", 0)
         if crowd not in (0, 1):
             raise ValueError(f"{place}.iscrowd: {shown(crowd)}, expected 0 or 1")
-        area = sum(runs[1::2])
-        layers.append((-1, IGNORE, runs) if crowd else (-area, values[entry["category_id"]], runs))
+        layers.append((-1, IGNORE, pixels) if crowd else (-int(pixels.sum()), values[entry["category_id"]], pixels))
     layers.sort(key=lambda layer: (layer[1] != IGNORE, layer[0]))
-    mask = np.zeros((width, height), np.uint8)  # runs go down the columns
-    for _, value, runs in layers:
-        mask.reshape(-1)[np.repeat(np.arange(len(runs)) % 2 == 1, runs)] = value
-    return np.ascontiguousarray(mask.T)
+    mask = np.zeros((height, width), np.uint8)
+    for _, value, pixels in layers:
+        mask[pixels] = value
+    return mask
+
+
+def _pixels(place: str, segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+    """Return the pixels of an annotation, bool (H, W); unlike in COCO's own files, a polygon that is none is a mistake."""
+    if not segmentation:
+        raise ValueError(f"{place}.segmentation: empty or missing, expected polygons or run lengths")
+    try:
+        pixels, dropped = region(segmentation, size)
+    except ValueError as error:
+        raise ValueError(f"{place}.{error}") from error
+    if dropped:
+        raise ValueError(f"{place}.segmentation: expected lists of at least 3 points, x1, y1, x2, y2, ...")
+    return pixels
 
 
 def _class_names(coco: CocoFile) -> list[str]:
@@ -150,58 +159,3 @@ def _side(image: CocoImage, key: str) -> int:
     if type(value) is not int or value < 1:
         raise ValueError(f"images[{image.index}].{key}: {shown(value) if key in image.entry else 'missing'}, expected a number of pixels")
     return value
-
-
-def _runs(place: str, segmentation: Any, size: tuple[int, int]) -> list[int]:
-    """Return lengths of runs outside and inside of an object in turn, down the columns; ValueError where they do not fit `size`."""
-    if isinstance(segmentation, list) and segmentation:
-        runs = _expanded(_filled(place, segmentation, size))
-    elif isinstance(segmentation, dict):
-        if segmentation.get("size") != list(size):
-            raise ValueError(f"{place}.size: {shown(segmentation.get('size'))}, expected {list(size)} as its image")
-        counts = segmentation.get("counts")
-        if isinstance(counts, str) and COMPRESSED.fullmatch(counts):
-            runs = _expanded(counts)
-        elif isinstance(counts, list) and all(type(run) is int for run in counts):
-            runs = counts
-        else:
-            raise ValueError(f"{place}.counts: expected a list of run lengths, or text of COCO's kind")
-    else:
-        raise ValueError(f"{place}: {shown(segmentation) if segmentation else 'empty or missing'}, expected polygons or run lengths")
-    if any(run < 0 for run in runs) or sum(runs) != size[0] * size[1]:
-        raise ValueError(f"{place}: the runs do not add up to {size[0]} x {size[1]} pixels")
-    return runs
-
-
-def _filled(place: str, polygons: list[Any], size: tuple[int, int]) -> str:
-    """Return the compressed counts of the union of some polygons, as pycocotools fills them."""
-    limit = FARTHEST * max(size)
-    for polygon in polygons:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError(f"{place}: expected lists of at least 3 points, x1, y1, x2, y2, ...")
-        for number in polygon:
-            if type(number) not in (int, float) or not abs(number) <= limit:
-                raise ValueError(f"{place}: {shown(number)} is no coordinate in or near an image of {size[0]} x {size[1]} pixels")
-    try:
-        from pycocotools import mask as mask_api
-    except ImportError as error:
-        raise SetupError("polygons need the library pycocotools, which is not installed", "pip install 'rcatool[coco]'") from error
-    counts: bytes = mask_api.merge(mask_api.frPyObjects(polygons, *size))["counts"]
-    return counts.decode("ascii")
-
-
-def _expanded(counts: str) -> list[int]:
-    """Return run lengths from COCO's compressed counts: digits of 5 bits, lowest first; from the fourth on, differences."""
-    runs: list[int] = []
-    value = shift = 0
-    for letter in counts:
-        digit = ord(letter) - 48
-        value |= (digit & 31) << shift
-        shift += 5
-        if digit & 32:  # more digits follow
-            continue
-        if digit & 16:  # a negative number
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value = shift = 0
-    return runs

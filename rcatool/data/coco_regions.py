@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rcatool.data.json_source import shown
 from rcatool.errors import SetupError
 
 _COMPRESSED = re.compile("(?:[P-o]{0,5}[0-O])*")  # digits of 5 bits from `0` on; 32 more where another digit follows
@@ -25,29 +26,28 @@ def region(segmentation: Any, size: tuple[int, int]) -> tuple[np.ndarray, int]:
     if isinstance(segmentation, list):
         counts, dropped = _filled(segmentation, size)
     elif not isinstance(segmentation, dict):
-        raise ValueError(f"segmentation is {str(segmentation)[:40]!r}, expected polygons or run lengths")
+        raise ValueError(f"segmentation: {shown(segmentation)}, expected polygons or run lengths")
     elif segmentation.get("size") != list(size):
-        raise ValueError(f"run lengths for a photo of {str(segmentation.get('size'))[:40]} (H x W), but it has {list(size)}")
+        raise ValueError(f"segmentation.size: {shown(segmentation.get('size'))}, expected {list(size)} as its image")
     else:
         counts = segmentation.get("counts")
     runs = _runs(counts)
-    if runs.sum() != size[0] * size[1] or (runs < 0).any():
-        raise ValueError(f"run lengths that do not add up to {size[0]} x {size[1]} pixels")
+    if sum(runs) != size[0] * size[1] or min(runs, default=0) < 0:
+        raise ValueError(f"segmentation: the runs do not add up to {size[0]} x {size[1]} pixels")
     inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return inside.reshape(size[1], size[0]).T, dropped  # runs go down the columns
 
 
 def _filled(polygons: list[Any], size: tuple[int, int]) -> tuple[Any, int]:
     """Return the run lengths of the union of some polygons, and how many were left out."""
-    usable = []
+    limit = _FARTHEST * max(size)
     for polygon in polygons:
-        points = np.array(polygon) if isinstance(polygon, list) else np.array("")
-        if points.size and (points.ndim != 1 or points.dtype.kind not in "if"):
-            raise ValueError(f"polygon {str(polygon)[:40]!r}, expected numbers x1, y1, x2, y2, ...")
-        if points.size and not np.abs(points).max() <= _FARTHEST * max(size):  # NaN is not
-            raise ValueError(f"polygon {str(polygon)[:40]!r} has a point far outside of its photo of {size[0]} x {size[1]} pixels")
-        if len(points) >= 6 and len(points) % 2 == 0:
-            usable.append(points)
+        if not isinstance(polygon, list):
+            raise ValueError(f"segmentation: {shown(polygon)}, expected lists of numbers x1, y1, x2, y2, ...")
+        for number in polygon:
+            if type(number) not in (int, float) or not abs(number) <= limit:  # NaN is not, and a bool is an int to isinstance
+                raise ValueError(f"segmentation: {shown(number)} is no coordinate in or near an image of {size[0]} x {size[1]} pixels")
+    usable = [polygon for polygon in polygons if len(polygon) >= 6 and len(polygon) % 2 == 0]
     dropped = len(polygons) - len(usable)
     if not usable:
         return [size[0] * size[1]], dropped
@@ -55,12 +55,12 @@ def _filled(polygons: list[Any], size: tuple[int, int]) -> tuple[Any, int]:
     return mask_api.merge(mask_api.frPyObjects(usable, *size))["counts"].decode("ascii"), dropped
 
 
-def _runs(counts: Any) -> np.ndarray:
-    """Return run lengths, int64, outside and inside of the object in turn."""
-    if isinstance(counts, list) and all(type(run) is int and 0 <= run < 2**31 for run in counts):
-        return np.array(counts, np.int64)
+def _runs(counts: Any) -> list[int]:
+    """Return the lengths of the runs outside and inside of the object in turn."""
+    if isinstance(counts, list) and all(type(run) is int for run in counts):
+        return counts
     if not isinstance(counts, str) or not _COMPRESSED.fullmatch(counts):
-        raise ValueError("run lengths that are neither a list of whole numbers nor text as COCO compresses them")
+        raise ValueError("segmentation.counts: expected a list of run lengths, or text of COCO's kind")
     runs: list[int] = []
     value = shift = 0
     for character in counts.encode("ascii"):
@@ -73,7 +73,7 @@ def _runs(counts: Any) -> np.ndarray:
             # From the fourth on, the difference to the run before last.
             runs.append(value + runs[-2] if len(runs) > 2 else value)
             value = shift = 0
-    return np.array(runs, np.int64)
+    return runs
 
 
 def load_pycocotools() -> Any:

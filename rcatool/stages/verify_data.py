@@ -75,19 +75,15 @@ def _verify(run: Run, root: Path, *, workers: int) -> Verified:
 
 
 def _findings(samples: Sequence[Sample], root: Path, *, workers: int) -> Iterator[Finding]:
-    chunks = [samples[start : start + CHUNK] for start in range(0, len(samples), CHUNK)]
     with console.progress("verifying photos and masks", len(samples)) as bar:
-        for chunk, findings in zip(chunks, parallel_map(partial(_check, root=root), chunks, workers=workers), strict=True):
+        for findings in parallel_map(partial(_check, root=root), samples, workers=workers, bar=bar.advance, chunk=CHUNK):
             yield from findings
-            bar.advance(len(chunk))
 
 
-def _check(samples: Sequence[Sample], *, root: Path) -> list[Finding]:
-    findings = []
-    for sample in samples:
-        findings += _check_file(sample.image, root, digest=sample.sha256, size=sample.bytes)
-        if sample.mask is not None:
-            findings += _check_file(sample.mask, root, digest=sample.mask_sha256, size=None)
+def _check(sample: Sample, *, root: Path) -> list[Finding]:
+    findings = _check_file(sample.image, root, digest=sample.sha256, size=sample.bytes)
+    if sample.mask is not None:
+        findings += _check_file(sample.mask, root, digest=sample.mask_sha256, size=None)
     return findings
 
 
