@@ -126,6 +126,10 @@ def test_the_same_output_again_keeps_what_follows_current(run: Run) -> None:
     make_all(run, Config())
     config = changed(Config(), "pseudo.bg_threshold=0.4")
     assert make(run, "make-pseudo/labels", config)
+    # All but eval, whose scores quote the setting.
+    assert {step for step, kind in kinds(run, config).items() if kind != "current"} == {"eval"}
+    assert run.state("eval", config).reasons == ("pseudo.bg_threshold: 0.3 -> 0.4",)
+    assert make(run, "eval", config)
     assert set(kinds(run, config).values()) == {"current"}
     config = changed(Config(), "pseudo.bg_threshold=0.5")
     assert make(run, "make-pseudo/labels", config, "other labels")
