@@ -99,12 +99,23 @@ def test_each_setting_makes_exactly_its_steps_stale(run: Run, method: str) -> No
         if dotted in ("cls.method", "refine.method"):
             continue  # the memory is its own test; there is no other refinement yet
         section = dotted.partition(".")[0]
-        stale = () if dotted == "data.root" or (section == "memory" and method == "cam") else STALE[section]
+        elsewhere = dotted.startswith("data.coco_") or (section == "memory" and method == "cam")
+        stale = () if dotted == "data.root" or elsewhere else STALE[section]
         states = run.states(changed(config, f"{dotted}={another(dotted, config)}"))
         assert {name for name, state in states.items() if state.kind == "stale"} == set(stale), dotted
         assert all(any(reason.startswith(f"{dotted}: ") for reason in states[name].reasons) for name in stale), dotted
         tried += 1
     assert tried == len(config_io.settings()) - 2
+
+
+def test_settings_of_coco_count_where_the_data_are_coco(run: Run) -> None:
+    config = changed(Config(), "data.dataset=coco")
+    make_all(run, config)
+    names = [dotted for dotted in config_io.settings() if dotted.startswith("data.coco_")]
+    assert len(names) == 6
+    for dotted in names:
+        states = run.states(changed(config, f"{dotted}={another(dotted, config)}"))
+        assert {name for name, state in states.items() if state.kind == "stale"} == set(STALE["data"]), dotted
 
 
 def test_reasons_name_old_and_new(run: Run) -> None:
