@@ -18,6 +18,7 @@ from rcatool.pool import parallel_map
 
 FOLDER = sbd.FOLDER
 OFFICIAL = {"VOC": 2_913, "SBD": sbd.OFFICIAL_MASKS}
+CHUNK = 16  # masks that a process is sent at a time
 RULE = "VOC's own mask where both have one"
 
 
@@ -83,9 +84,16 @@ def _start(folder: Path, record: Path, document: dict[str, object]) -> None:
 
 def _make(todo: Sequence[sbd.Source], folder: Path, workers: int) -> None:
     with console.progress("converting masks", len(todo)) as bar:
-        results = parallel_map(partial(sbd.make_mask, folder=folder), todo, workers=workers, bar=bar.advance)
-        problems = [problem for problem in results if problem]
+        problems = []
+        chunks = [todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK)]
+        for chunk, found in zip(chunks, parallel_map(partial(_make_all, folder=folder), chunks, workers=workers), strict=True):
+            problems += found
+            bar.advance(len(chunk))
     os.sync()
     if problems:
         count = f"{len(problems)} masks cannot be converted" if len(problems) > 1 else "1 mask cannot be converted"
         raise DataError(f"{count}, first: {first_few(problems, 3)}", "unpack the archive again, then run the same command to resume")
+
+
+def _make_all(sources: Sequence[sbd.Source], *, folder: Path) -> list[str]:
+    return [problem for source in sources if (problem := sbd.make_mask(source, folder=folder))]
