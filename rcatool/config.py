@@ -2,7 +2,7 @@
 
 One frozen model per section. A value keeps its name on its way: `pseudo.bg_threshold` in YAML or `--set` is
 `config.pseudo.bg_threshold` in a stage and `bg_threshold=` in the function that uses it. Reading and writing files is
-`config_io`'s; which section belongs to which step is `run.STEPS`'.
+`config_io`'s; which section belongs to which step is `steps.STEPS`'.
 """
 
 from typing import Annotated, Literal

@@ -64,7 +64,7 @@ def top_confusions(confusion: np.ndarray, labels: Sequence[str], most: int = TOP
 
 
 def intervals(table: PhotoTable, num_labels: int) -> dict[str, Any]:
-    """The bootstrap interval of mIoU in each convention for a predicted 255, and of the labels' IoU; nothing for a single photo."""
+    """The bootstrap interval of mIoU in each convention for a predicted 255; nothing for a single photo."""
     if len(table.ids) < 2:
         return {}
     sums = bootstrap.resampled_sums(table, num_labels)

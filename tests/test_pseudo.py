@@ -13,7 +13,7 @@ from PIL import Image
 from rcatool.cams import save_cam
 from rcatool.data.labels import IGNORE, read_mask
 from rcatool.errors import DataError
-from rcatool.metrics import confusion_matrix, sweep_confusion
+from rcatool.metrics import confusion_matrix, sweep_histogram, sweep_matrices
 from rcatool.pseudo import LabelJob, LabelRule, background_score, cam_to_label, make_label, unary_probabilities
 from rcatool.refine.crf import CrfParams
 
@@ -110,7 +110,7 @@ def test_the_threshold_sweep_counts_these_labels(cam: tuple[np.ndarray, np.ndarr
     maps, keys = cam
     truth = np.random.default_rng(seed).choice([0, 1, 7, 20, IGNORE], (4, 5)).astype(np.uint8)
     levels = np.array([0, 0.125, 0.3, 0.5, 1.0])
-    swept = sweep_confusion(truth, maps, keys + 1, levels, 21)
+    swept = sweep_matrices(sweep_histogram(truth, maps, keys + 1, levels, 21))
     for level, counts in zip(levels, swept, strict=True):
         label = cam_to_label(maps, keys, None, rule(bg_threshold=float(level)))
         np.testing.assert_array_equal(counts, confusion_matrix(truth, label, 21))

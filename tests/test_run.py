@@ -112,7 +112,7 @@ def test_settings_of_coco_count_where_the_data_are_coco(run: Run) -> None:
     config = changed(Config(), "data.dataset=coco")
     make_all(run, config)
     names = [dotted for dotted in config_io.settings() if dotted.startswith("data.coco_")]
-    assert len(names) == 6
+    assert len(names) == 5
     for dotted in names:
         states = run.states(changed(config, f"{dotted}={another(dotted, config)}"))
         assert {name for name, state in states.items() if state.kind == "stale"} == set(STALE["data"]), dotted

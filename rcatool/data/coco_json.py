@@ -1,7 +1,7 @@
 """COCO's instances_*.json, read once and piece by piece: photos, categories, and where each annotation lies in the file.
 
 The two files of 2014 hold some 900,000 polygons, which as Python objects would take gigabytes. Of an annotation we keep a few
-numbers and its place; the process that paints a mask reads the polygons from there (`coco_masks`).
+numbers and its place; the process that paints a mask reads the polygons from there (`coco_paint`).
 """
 
 from array import array

@@ -19,7 +19,7 @@ from rcatool.data.coco_json import Instances
 from rcatool.data.coco_regions import load_pycocotools, region
 from rcatool.data.coco_rule import Rule, layers, paint
 from rcatool.data.labels import IGNORE, class_to_mask, write_mask
-from rcatool.data.photos import BOMBS, DECODE_ERRORS
+from rcatool.data.photos import BOMBS, DECODE_ERRORS, TURNS
 from rcatool.errors import ConfigError, DataError, SetupError
 from rcatool.files import atomic_write, read_json
 from rcatool.lock import exclusive
@@ -30,10 +30,6 @@ RECORD = "masks.json"
 BATCH = 64  # photos in one call of a worker process
 
 # By EXIF orientation, what turns a photo's stored pixels into those that are shown.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
 _MARKS = (b"Exif", b"eXIf", b"tiff:Orientation")  # without any of these a photo is not turned; Pillow takes ten times as long to say so
 
 
@@ -209,6 +205,6 @@ def _as_shown(mask: np.ndarray, photo: Path) -> np.ndarray:
                 stored, orientation = (image.height, image.width), image.getexif().get(ExifTags.Base.Orientation, 1)
     except (OSError, *DECODE_ERRORS, *BOMBS):
         return mask  # the look into every photo, later, says what is wrong with this one
-    if orientation not in _TURNS or mask.shape != stored:
+    if orientation not in TURNS or mask.shape != stored:
         return mask
-    return np.array(Image.fromarray(mask).transpose(_TURNS[orientation]))
+    return np.array(Image.fromarray(mask).transpose(TURNS[orientation]))
