@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import subprocess
+import tarfile
 import zlib
 from collections.abc import Callable
 from io import BytesIO
@@ -17,7 +18,7 @@ import pytest
 from conftest import Result
 from drawing import fill_pillow
 from PIL import Image
-from small_voc import make_photo
+from small_voc import make_photo, make_voc, write_list
 from tiny_run import TinyRun, assign, contents, snapshot
 
 from rcatool.data.labels import VOC_CLASSES, palette
@@ -596,3 +597,23 @@ def test_a_photo_that_is_gone(rca: Rca, undisturbed: TinyRun, tmp_path: Path) ->
     assert "file not found" in done.err
     assert "--photos none" in done.err
     assert rca("export", "yolo", "--run", "run", "--photos", "none", "--out", "y").code == 0
+
+
+def test_a_run_with_a_test_split_goes_to_the_server(rca: Rca) -> None:
+    """From photos to the archive: the photos of the test list are predicted, and they alone are packed."""
+    voc = make_voc(Path("VOC2012"))
+    make_photo(voc / "JPEGImages/t1.jpg", 8)
+    make_photo(voc / "JPEGImages/t2.jpg", 9, (10, 14))
+    write_list(voc, "hidden", ["t1", "t2"])
+    tiny = "--config", Path(__file__).with_name("tiny.yaml"), "--set", "data.dataset=voc"
+    lists = "--train-list", "train", "--val-list", "val", "--test-list", "hidden"
+    assert rca("prepare", "voc", "--root", voc, *lists, *tiny, "--set", "cls.epochs=1", "--set", "seg.epochs=1").code == 0
+    assert rca("run").code == 0
+    hidden = voc / "ImageSets/Segmentation/hidden.txt"
+    done = rca("export", "voc-server", "--list", hidden, "--out", "v.tgz")
+    assert done.code == 0, done.err
+    with tarfile.open("v.tgz") as archive:
+        names = [entry.name for entry in archive if entry.isfile()]
+        sizes = [Image.open(archive.extractfile(name)).size for name in names]  # type: ignore[arg-type]
+    assert names == [f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png" for name in ("t1", "t2")]
+    assert sizes == [(16, 12), (14, 10)]

@@ -24,7 +24,7 @@ class Item:
     id: str  # names what is written
     label: Path
     num_classes: int
-    split: str = "train"  # train, val or tune; a folder's photos are all `train`
+    split: str = "train"  # as in the manifest; a folder's photos are all `train`
     photo: Path | None = None
     name: str = ""  # of the photo, as the data set has it; empty where no photo is known
     size: tuple[int, int] | None = None  # (H, W) where that is known already
@@ -52,7 +52,7 @@ class _Kind:
 
 
 KINDS: Mapping[str, _Kind] = {
-    "predictions": _Kind(("train-seg", "eval"), ("eval", "predictions"), ("val", "tune"), False),
+    "predictions": _Kind(("train-seg", "eval"), ("eval", "predictions"), ("val", "tune", "test"), False),
     "pseudo": _Kind(("make-pseudo/labels",), ("make-pseudo/labels", ""), ("train", "tune"), True),
 }
 

@@ -38,7 +38,8 @@ Packed = dict[str, tuple[int, tuple[int, ...]]]  # member -> checksum and shape 
 def main(source: Source, out: Path, *, names: str = "test", competition: int = 6, partial_list: bool = False, force: bool = False) -> None:
     """Write the archive `out`, read it back, and give it its name only if it holds what it should.
 
-    `names` is a packaged list or a file of ids; other labels than those of the list are refused, unless `partial_list`. Raises
+    Of a run that has a split `test`, those photos. `names` is a packaged list or a file of ids; other labels than those of the list are
+    refused, unless `partial_list`. Raises
     ConfigError for options that do not fit, DataError naming the photo for a label that the server would refuse.
     """
     assert competition in COMPETITIONS, competition
@@ -48,6 +49,8 @@ def main(source: Source, out: Path, *, names: str = "test", competition: int = 6
         raise ConfigError(f"the {source.classes.num_classes} classes are not VOC's 20 in their order", "the server scores those only")
     if any(item.photo is None for item in source.items):
         raise ConfigError("the server refuses labels that are not of their photo's size", "add --images DIR (VOC2012/JPEGImages)")
+    tested = [item for item in source.items if item.split == "test"]
+    source = replace(source, items=tested or source.items)  # a run has predictions of val, too
     _check_ids([item.id for item in source.items], names, allowed=partial_list)
     target = check_free(out, force=force, keep=source.folders)
     folder = f"results/VOC2012/Segmentation/comp{competition}_test_cls"

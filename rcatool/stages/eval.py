@@ -35,6 +35,8 @@ TARGETS: dict[str, tuple[str, Callable[[Scene], Target | None]]] = {
     "seg": ("train-seg", seg_target),
 }
 
+PREDICTED = ("val", "tune", "test")  # the splits that the network has not been trained on
+
 
 def main(run: Run, config: Config, *, force: bool = False) -> None:
     """Score whatever the run has and write eval/metrics.json; nothing to do if it is current."""
@@ -84,9 +86,9 @@ def _made_predictions(record: dict[str, Any]) -> list[Any]:
 
 
 def _predict(scene: Scene) -> None:
-    """Write eval/predictions/<id>.png for the val and tune photos that lack one."""
+    """Write eval/predictions/<id>.png for the val, tune and test photos that lack one."""
     world = make_world(device=scene.config.runtime.device, precision=scene.config.runtime.precision)
-    samples = split(scene.samples, "val") + split(scene.samples, "tune")
+    samples = [sample for part in PREDICTED for sample in split(scene.samples, part)]
     check_images(samples, scene.root)
     folder = scene.step.path / "predictions"
     todo = [sample for sample in samples if not (folder / f"{sample.id}.png").exists()]
