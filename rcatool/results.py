@@ -4,6 +4,8 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import resource
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -64,3 +66,9 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def peak_memory_mib() -> int:
+    """Most main memory so far in MiB: of this process, or of one of its finished workers if that took more."""
+    unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes
+    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * unit // 2**20

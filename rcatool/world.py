@@ -1,8 +1,6 @@
 """Where the arithmetic runs: one device and its precision, passed explicitly to whoever computes."""
 
 import contextlib
-import resource
-import sys
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -31,12 +29,11 @@ class World:
         """Move a network to the device, its weights in the layout that convolutions are fastest in (a third, on a CPU)."""
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
-    def peak_memory_mib(self) -> int:
-        """Most memory used so far in MiB: of the device on CUDA, else of this process."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) // 2**20
-        unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
+    def describe(self) -> dict[str, str | int]:
+        """What a step's record says of the device: its name and, on CUDA, the most of its memory used so far, in MiB."""
+        if self.device.type != "cuda":
+            return {"device": str(self.device)}
+        return {"device": str(self.device), "peak_gpu_memory_mib": torch.cuda.max_memory_allocated(self.device) // 2**20}
 
 
 def make_world(*, device: str, precision: str) -> World:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -466,7 +467,9 @@ def test_the_record_says_what_made_it(run: Run) -> None:
     assert "runtime.workers" not in record["settings"]
     assert record["inputs"] == {"prepare": run.result_digest("prepare")}
     assert record["inventory"] == {"files": 2, "bytes": len("train-cls") + len("same"), "sizes": {"a.txt": 9, "b.txt": 4}}
-    assert record["info"] == {"photos": 2}
+    assert record["info"]["photos"] == 2
+    highest = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024  # type: ignore[index]
+    assert record["info"]["peak_memory_mib"] >= int(highest) - 1  # of this process, or of a worker that took more
     assert record["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
 
 

@@ -56,7 +56,7 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
             keys, cam = photo_cam(_forward(model, config.cam.head, sample), views, sample, stride=config.cam.stride, world=world)
             save_cam(step.path / f"{sample.id}.npz", keys, cam, sample.size)
             bar.advance(1)
-    run.commit(step, {"device": str(world.device), "peak_memory_mib": world.peak_memory_mib(), "photos": len(samples)})
+    run.commit(step, {**world.describe(), "photos": len(samples)})
 
 
 def make_labels(run: Run, config: Config, *, force: bool) -> None:

@@ -70,7 +70,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
         save_training(step.path / "last.pt", training.model, training.optimizer, epoch + 1)
     final = {"model": training.model.state_dict(), "classes": list(classes.names), "fingerprint": step.fingerprint}
     save_state(step.path / "final.pt", final)
-    run.commit(step, {"device": str(world.device), "peak_memory_mib": world.peak_memory_mib(), "val_map": val_map})
+    run.commit(step, {**world.describe(), "val_map": val_map})
     (step.path / "last.pt").unlink(missing_ok=True)
 
 

@@ -58,7 +58,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
         save_training(step.path / "last.pt", model, optimizer, epoch + 1)
     final = {"model": model.state_dict(), "classes": list(classes.names), "fingerprint": step.fingerprint}
     save_state(step.path / "final.pt", final)
-    run.commit(step, {"device": str(world.device), "peak_memory_mib": world.peak_memory_mib()})
+    run.commit(step, world.describe())
     (step.path / "last.pt").unlink(missing_ok=True)
 
 
