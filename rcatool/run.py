@@ -156,9 +156,9 @@ class Run:
         assert record["status"] == "running", "commit of a finished step"
         files = results.result_files(step_dir.path)
         record |= {
-            "status": "done", "result": results.digest(step_dir.path, files),
-            "inventory": {"files": len(files), "bytes": sum(files.values()), "sizes": files}, "finished": _now(),
-            "versions": results.versions(), "command": ["rca", *sys.argv[1:]], "info": {"peak_memory_mib": results.peak_memory_mib(), **info},
+            "status": "done", "result": results.digest(step_dir.path, files), "finished": _now(), "versions": results.versions(),
+            "inventory": {"files": len(files), "bytes": sum(files.values()), "sizes": files},
+            "command": ["rca", *sys.argv[1:]], "info": {"peak_memory_mib": results.peak_memory_mib(), **info},
         }  # fmt: skip
         self._write_record(step_dir.name, record)
 
