@@ -25,10 +25,20 @@ def merge_views(view_maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
 
 
 @torch.inference_mode()
-def infer_views(forward: Callable[[Tensor], Tensor], views: Sequence[Tensor], size: tuple[int, int], *, world: World) -> Tensor:
-    """Run `forward` on each view (1 or 2, 3, H_s, W_s) of a photo and merge its maps at `size`: (C, H, W) float32 on the device."""
-    maps = []
+def infer_levels(
+    forward: Callable[[Tensor], Sequence[Tensor]], views: Sequence[Tensor], sizes: Sequence[tuple[int, int]], *, world: World
+) -> list[Tensor]:
+    """Run `forward` on each view (1 or 2, 3, H_s, W_s) of a photo and merge each of its outputs at its size.
+
+    Returns one (C, H, W) float32 per output and size, on the device.
+    """
+    outputs = []
     for view in views:
         with world.autocast():
-            maps.append(forward(view.to(world.device, non_blocking=True, memory_format=torch.channels_last)))
-    return merge_views(maps, size)
+            outputs.append(forward(view.to(world.device, non_blocking=True, memory_format=torch.channels_last)))
+    return [merge_views(maps, size) for maps, size in zip(zip(*outputs, strict=True), sizes, strict=True)]
+
+
+def infer_views(forward: Callable[[Tensor], Tensor], views: Sequence[Tensor], size: tuple[int, int], *, world: World) -> Tensor:
+    """The same for a `forward` with one output: (C, H, W) float32 on the device."""
+    return infer_levels(lambda images: [forward(images)], views, [size], world=world)[0]

@@ -124,6 +124,13 @@ class Cam(Section):
     flip: bool = Field(True, description="also the mirrored photo")
     stride: Annotated[int, Field(ge=1, le=16)] = Field(4, description="pixels per stored CAM cell")
     head: Literal["o", "p"] = Field("o", description="which map is exported (rca); cam has only P")
+    region_rounds: Annotated[int, Field(ge=0, le=8)] = Field(
+        0, description="times that maps are redrawn by comparing pixels with the photo's own regions; 0: off"
+    )
+    region_sure: Unit = Field(0.5, description="share of a map's maximum above which a pixel belongs to the class's region")
+    region_background: Unit = Field(
+        0.2, description="pixels where no map reaches this, divided by the round's number, make up the background region"
+    )
 
 
 class Refine(Section):

@@ -157,3 +157,43 @@ def test_frozen_batch_norm_neither_learns_nor_counts() -> None:
         assert all(parameter.requires_grad != frozen for parameter in module.parameters(recurse=False))
     assert model.training
     assert [module.training for module in model.modules() if isinstance(module, nn.BatchNorm2d)] == [False] * 4
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, "tiny"])
+@torch.inference_mode()
+def test_the_pyramid_holds_levels_of_the_published_network(name: str) -> None:
+    """Fine to coarse, the last the features, the first at stride 8 or finer."""
+    model, images = build_backbone("tiny", output_stride=16).eval() if name == "tiny" else backbone(name, 16), noise(1, 3, 64, 96)
+    pyramid = model.pyramid(images)
+    assert torch.equal(pyramid[-1], model(images))
+    strides = [64 // level.shape[2] for level in pyramid]
+    assert len(pyramid) == 3
+    assert strides == sorted(strides)
+    assert strides[0] <= 8
+    assert strides[-1] == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes"),
+    [
+        ("vgg16", ("features.15", "features.22")),
+        ("resnet50", ("layer2", "layer3")),
+        ("mobilenet_v2", ("features.6", "features.13")),
+        ("densenet169", ()),
+    ],
+)
+@torch.inference_mode()
+def test_earlier_levels_are_those_of_the_published_network(name: str, nodes: tuple[str, ...]) -> None:
+    images = noise(1, 3, 64, 96)
+    if name == "densenet169":  # what a block returns is what its transition takes
+        net, found = torchvision_net(name), {}
+        for block in ("denseblock2", "denseblock3"):
+            getattr(net.features, block).register_forward_hook(lambda _, __, out, block=block: found.update({block: out}))
+        net(images)
+        expected = list(found.values())
+    else:
+        expected = list(create_feature_extractor(torchvision_net(name), list(nodes))(images).values())
+    first, second, _ = backbone(name, 16).pyramid(images)
+    assert_near(first, expected[0])
+    if second.shape == expected[1].shape:  # resnet50's third layer is strided at 16, densenet's third block too
+        assert_near(second, expected[1])

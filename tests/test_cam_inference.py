@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rcatool.cam_inference import infer_views, merge_views
+from rcatool.config import Cam
 from rcatool.data.manifest import Sample, draft
 from rcatool.errors import DataError
 from rcatool.models.backbones import build_backbone
@@ -91,7 +92,7 @@ def test_photo_cam_peaks_at_one_for_each_tag() -> None:
         maps: Tensor = net(images)
         return torch.stack([maps[:, 0], torch.zeros_like(maps[:, 0])], dim=1)  # class 3 is seen nowhere
 
-    keys, cam = photo_cam(forward, views, photo, stride=4, world=WORLD)
+    keys, cam = photo_cam(lambda images: [forward(images)], views, photo, settings=Cam(), world=WORLD)
     assert keys.tolist() == [0, 3]
     assert cam.shape == (2, 10, 12)
     assert cam.min() >= 0
@@ -103,10 +104,10 @@ def test_photo_cam_of_one_plain_view_is_the_normalised_map() -> None:
     with torch.inference_mode():
         expected = net(image)[0, :2]
     peak = expected.amax(dim=(1, 2), keepdim=True).clamp(min=1e-9)
-    _, cam = photo_cam(lambda images: net(images)[:, :2], [image], sample(40, 48, (0, 1)), stride=STRIDE, world=WORLD)
+    _, cam = photo_cam(lambda images: [net(images)[:, :2]], [image], sample(40, 48, (0, 1)), settings=Cam(stride=STRIDE), world=WORLD)
     np.testing.assert_allclose(cam, (expected / peak).numpy(), rtol=1e-4)
 
 
 def test_a_cam_that_is_not_finite_is_refused() -> None:
     with pytest.raises(DataError, match="a.jpg: its CAM is not finite"):
-        photo_cam(lambda images: images[:, :1] / 0, [randn(1, 3, 8, 8)], sample(8, 8, (0,)), stride=4, world=WORLD)
+        photo_cam(lambda images: [images[:, :1] / 0], [randn(1, 3, 8, 8)], sample(8, 8, (0,)), settings=Cam(), world=WORLD)

@@ -10,8 +10,8 @@ RATES = (1, 2, 5)
 
 
 class Identity(nn.Module):
-    def forward(self, images: Tensor) -> Tensor:
-        return images
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [images]
 
 
 def head(num_classes: int = 2) -> DeepLab:

@@ -106,9 +106,14 @@ def test_no_prototypes_no_context() -> None:
     )
 
 
+class OneLevel(nn.Sequential):
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [super().forward(images)]
+
+
 def backbone() -> Backbone:
     torch.manual_seed(0)
-    return Backbone(nn.Sequential(nn.Conv2d(3, WIDTH, 8, stride=8), nn.ReLU()), WIDTH, 8)
+    return Backbone(OneLevel(nn.Conv2d(3, WIDTH, 8, stride=8), nn.ReLU()), WIDTH, 8)
 
 
 def memory(*, filled: bool) -> RegionMemory:

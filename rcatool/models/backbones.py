@@ -13,32 +13,44 @@ class Backbone(nn.Module):
     `body` keeps torchvision's parameter names, so published state dicts load by name.
     """
 
-    def __init__(self, body: nn.Module, out_channels: int, output_stride: int) -> None:
+    def __init__(self, body: "_Features | _ResNetTrunk", out_channels: int, output_stride: int) -> None:
         super().__init__()
         self.body = body
         self.out_channels = out_channels
         self.output_stride = output_stride
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.body(images)
-        return features
+        return self.pyramid(images)[-1]
+
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """Features from fine to coarse, (B, D_i, h_i, w_i): two earlier levels, the first at stride 8 or finer, then the last."""
+        levels: list[Tensor] = self.body(images)
+        return levels
 
 
 class _Features(nn.Module):
-    """A torchvision network whose `features` are all there is, with a last ReLU where the network has none inside."""
+    """A torchvision network whose `features` are all there is, with a last ReLU where the network has none inside.
 
-    def __init__(self, features: nn.Module, *, last_relu: bool = False) -> None:
+    Its output is what the layers in `taps` (places in `features`) return, and then the last features.
+    """
+
+    def __init__(self, features: nn.Sequential, *, taps: tuple[int, ...], last_relu: bool = False) -> None:
         super().__init__()
         self.features = features
+        self.taps = taps
         self.last_relu = last_relu
 
-    def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.features(images)
-        return torch.relu(features) if self.last_relu else features
+    def forward(self, images: Tensor) -> list[Tensor]:
+        levels, features = [], images
+        for place, layer in enumerate(self.features):
+            features = layer(features)
+            if place in self.taps:
+                levels.append(features)
+        return [*levels, torch.relu(features) if self.last_relu else features]
 
 
 class _ResNetTrunk(nn.Module):
-    """The layers of a torchvision ResNet before its pooling, under their own names."""
+    """The layers of a torchvision ResNet before its pooling, under their own names; its output is that of the last three."""
 
     def __init__(self, net: torchvision.models.ResNet) -> None:
         super().__init__()
@@ -46,10 +58,13 @@ class _ResNetTrunk(nn.Module):
             if name not in ("avgpool", "fc"):
                 self.add_module(name, layer)
 
-    def forward(self, images: Tensor) -> Tensor:
-        for layer in self.children():
-            images = layer(images)
-        return images
+    def forward(self, images: Tensor) -> list[Tensor]:
+        levels, features = [], images
+        for name, layer in self.named_children():
+            features = layer(features)
+            if name in ("layer2", "layer3", "layer4"):
+                levels.append(features)
+        return levels
 
 
 def _dilate(modules: Iterable[nn.Module], rate: int, *, unstride_at: int = 0) -> None:
@@ -80,7 +95,7 @@ def _vgg16(output_stride: int) -> tuple[nn.Module, int]:
     if output_stride == 8:
         layers[23] = nn.MaxPool2d(3, stride=1, padding=1)  # pool4
         _dilate(layers[24:], 2)
-    return _Features(nn.Sequential(*layers)), 512
+    return _Features(nn.Sequential(*layers), taps=(15, 22)), 512  # relu3_3, relu4_3
 
 
 def _resnet(build: Callable[..., torchvision.models.ResNet], output_stride: int) -> tuple[nn.Module, int]:
@@ -94,7 +109,7 @@ def _mobilenet_v2(output_stride: int) -> tuple[nn.Module, int]:
         _dilate(features[7:14], 2, unstride_at=1)
     rate = 16 // output_stride
     _dilate(features[14:18], 2 * rate, unstride_at=rate)
-    return _Features(features), 1280
+    return _Features(features, taps=(6, 13)), 1280
 
 
 def _densenet169(output_stride: int) -> tuple[nn.Module, int]:
@@ -105,7 +120,7 @@ def _densenet169(output_stride: int) -> tuple[nn.Module, int]:
         features.transition2.pool = nn.Identity()
         _dilate([features.denseblock3], 2)
     _dilate([features.denseblock4], 16 // output_stride * 2)
-    return _Features(features, last_relu=True), 1664
+    return _Features(features, taps=(6, 8), last_relu=True), 1664  # dense blocks 2 and 3
 
 
 def _tiny(output_stride: int) -> tuple[nn.Module, int]:
@@ -113,7 +128,7 @@ def _tiny(output_stride: int) -> tuple[nn.Module, int]:
     widths, strides = (3, 24, 48, 96, 96), (2, 2, 2, output_stride // 8)
     for width_in, width_out, stride in zip(widths, widths[1:], strides, strict=False):
         layers += [nn.Conv2d(width_in, width_out, 3, stride, 1, bias=False), nn.BatchNorm2d(width_out), nn.ReLU(inplace=True)]
-    return _Features(nn.Sequential(*layers)), 96
+    return _Features(nn.Sequential(*layers), taps=(5, 8)), 96
 
 
 _BUILDERS: dict[str, Callable[[int], tuple[nn.Module, int]]] = {

@@ -1,5 +1,6 @@
 """The classification network: backbone, P head, aggregation over the memory's prototypes, O head."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +12,16 @@ from rcatool.models.region_memory import Attention, RegionMemory, aggregate
 
 @dataclass(frozen=True)
 class Maps:
-    """Output of a forward pass: features F (B, D, h, w) and class maps P and O (B, C, h, w); O is None for the plain CAM."""
+    """Output of a forward pass: the backbone's levels, and class maps P and O (B, C, h, w); O is None for the plain CAM."""
 
-    features: Tensor
+    pyramid: Sequence[Tensor]
     p: Tensor
     o: Tensor | None
+
+    @property
+    def features(self) -> Tensor:
+        """F (B, D, h, w), the last of the backbone's levels."""
+        return self.pyramid[-1]
 
     @property
     def final(self) -> Tensor:
@@ -58,14 +64,15 @@ class RcaNet(nn.Module):
 
     def forward(self, images: Tensor) -> Maps:
         """Images (B, 3, H, W) float32, normalised -> maps at the backbone's output stride."""
-        features = self.backbone(images)
+        pyramid = self.backbone.pyramid(images)
+        features = pyramid[-1]
         p = self.p_head(features)
         if self.o_head is None or self.memory is None:
-            return Maps(features, p, None)
+            return Maps(pyramid, p, None)
         context = aggregate(
             features, self.memory.valid_prototypes, attention=self.attention, attention_temperature=self.attention_temperature
         )
-        return Maps(features, p, self.o_head(torch.cat([context, self.feature_scale * features], dim=1)))
+        return Maps(pyramid, p, self.o_head(torch.cat([context, self.feature_scale * features], dim=1)))
 
     def heads(self) -> list[nn.Parameter]:
         """The parameters that start from nothing and take the heads' learning rate."""

@@ -13,19 +13,22 @@ import torch
 from torch import Tensor
 
 from rcatool import console
-from rcatool.cam_inference import infer_views
-from rcatool.cams import cam_size, normalise, save_cam
-from rcatool.config import Config
+from rcatool.cam_inference import infer_levels
+from rcatool.cams import cam_size, normalise, resize, save_cam
+from rcatool.config import Cam, Config
 from rcatool.data.datasets import MultiScaleDataset, view_loader
 from rcatool.data.manifest import Sample, check_images, split
 from rcatool.errors import DataError
 from rcatool.models.rca_net import Maps, RcaNet
+from rcatool.models.region_cam import hypercolumns, region_cam
 from rcatool.pool import parallel_map, worker_count
 from rcatool.pseudo import LabelJob, LabelRule, make_label
 from rcatool.refine.crf import crf_params, require_backend
 from rcatool.run import Run
 from rcatool.stages.networks import load_cls, read_data
 from rcatool.world import World, make_world
+
+REGION_STRIDE = 8  # pixels per cell of the comparison with regions: the finest level of most backbones
 
 
 def main(run: Run, config: Config, *, force: bool = False) -> None:
@@ -53,7 +56,7 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
         bar.advance(len(samples) - len(todo))
         for index, views in loader:
             sample = todo[index]
-            keys, cam = photo_cam(_forward(model, config.cam.head, sample), views, sample, stride=config.cam.stride, world=world)
+            keys, cam = photo_cam(_forward(model, config.cam, sample), views, sample, settings=config.cam, world=world)
             save_cam(step.path / f"{sample.id}.npz", keys, cam, sample.size)
             bar.advance(1)
     run.commit(step, {**world.describe(), "photos": len(samples)})
@@ -91,23 +94,35 @@ def label_rule(config: Config) -> LabelRule:
 
 
 def photo_cam(
-    forward: Callable[[Tensor], Tensor], views: Sequence[Tensor], sample: Sample, *, stride: int, world: World
+    forward: Callable[[Tensor], Sequence[Tensor]], views: Sequence[Tensor], sample: Sample, *, settings: Cam, world: World
 ) -> tuple[np.ndarray, np.ndarray]:
-    """CAM of one photo: keys (K,) its classes, ascending; cam (K, ceil(H / stride), ceil(W / stride)) float32 in [0, 1]."""
-    merged = infer_views(forward, views, cam_size(*sample.size, stride), world=world).cpu().numpy()
-    if not np.isfinite(merged).all():
+    """CAM of one photo: keys (K,) its classes, ascending; cam (K, ceil(H / stride), ceil(W / stride)) float32 in [0, 1].
+
+    `forward` gives the maps of the photo's classes and, where maps are redrawn from regions, the hypercolumns.
+    """
+    sizes = [cam_size(*sample.size, stride) for stride in (settings.stride, REGION_STRIDE)]
+    merged, *columns = infer_levels(forward, views, sizes[: 2 if settings.region_rounds else 1], world=world)
+    if not bool(torch.isfinite(merged).all()):
         raise DataError(f"{sample.image}: its CAM is not finite", hint="train again: rca train-cls --force, with a lower cls.lr")
-    return np.asarray(sample.classes), normalise(merged)
+    cam = normalise(merged.cpu().numpy())
+    if columns:
+        coarse = torch.from_numpy(normalise(resize(cam, *sizes[1]))).to(world.device)
+        drawn = region_cam(
+            columns[0], coarse, rounds=settings.region_rounds, sure=settings.region_sure, background=settings.region_background
+        )
+        cam = normalise(resize(drawn.cpu().numpy(), *sizes[0]))
+    return np.asarray(sample.classes), cam
 
 
-def _forward(model: RcaNet, head: str, sample: Sample) -> Callable[[Tensor], Tensor]:
-    """Images -> positive part of the exported map, of the sample's classes only."""
+def _forward(model: RcaNet, settings: Cam, sample: Sample) -> Callable[[Tensor], Sequence[Tensor]]:
+    """Images -> positive part of the exported map, of the sample's classes only, and the hypercolumns if they are needed."""
     keys = torch.as_tensor(sample.classes, dtype=torch.long)
 
-    def forward(images: Tensor) -> Tensor:
+    def forward(images: Tensor) -> Sequence[Tensor]:
         maps: Maps = model(images)
-        chosen = maps.p if head == "p" else maps.final
-        return chosen[:, keys.to(chosen.device)].relu()
+        chosen = maps.p if settings.head == "p" else maps.final
+        outputs = [chosen[:, keys.to(chosen.device)].relu()]
+        return [*outputs, hypercolumns(maps.pyramid)] if settings.region_rounds else outputs
 
     return forward
 

@@ -1,0 +1,138 @@
+"""Region maps. Oracles: loops in double precision, a picture whose answer is drawn by hand, mirror images."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rcatool.config import Cam
+from rcatool.data.manifest import Sample, draft
+from rcatool.models.backbones import build_backbone
+from rcatool.models.region_cam import hypercolumns, region_cam
+from rcatool.stages.make_pseudo import photo_cam
+from rcatool.world import World
+
+SETTINGS = {"sure": 0.5, "background": 0.2}
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def unit(vector: list[float]) -> list[float]:
+    length = math.sqrt(sum(v * v for v in vector))
+    return [v / length for v in vector] if length else vector
+
+
+def by_loops(columns: Tensor, cam: Tensor, rounds: int, sure: float, background: float) -> np.ndarray:
+    """The definition, pixel by pixel."""
+    depth, height, width = columns.shape
+    places = [(r, c) for r in range(height) for c in range(width)]
+    pixel = {(r, c): unit(columns[:, r, c].double().tolist()) for r, c in places}
+    maps = [{place: float(one[place]) for place in places} for one in cam.double()]
+    for number in range(1, rounds + 1):
+        highest = {place: max(one[place] for one in maps) for place in places}
+        empty = [place for place in places if highest[place] < background / number]
+        ground = unit([sum(pixel[place][d] for place in empty) for d in range(depth)])
+        drawn = []
+        for one in maps:
+            peak = max(one.values())
+            region = [p for p in places if one[p] > sure * peak and one[p] >= highest[p] and one[p] > 0]
+            if not region:
+                drawn.append(one)
+                continue
+            own = unit([sum(one[p] * pixel[p][d] for p in region) for d in range(depth)])
+            score = {p: max(0.0, sum((own[d] - ground[d]) * pixel[p][d] for d in range(depth))) for p in places}
+            top = max(score.values())
+            drawn.append({p: score[p] / top if top else 0.0 for p in places})
+        maps = drawn
+    return np.array([[[one[r, c] for c in range(width)] for r in range(height)] for one in maps])
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 2, 3])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_equal_to_the_definition(rounds: int, classes: int) -> None:
+    columns, cam = randn(7, 5, 6), randn(classes, 5, 6, seed=1).relu()
+    cam = cam / cam.amax(dim=(1, 2), keepdim=True)
+    expected = by_loops(columns, cam, rounds, 0.5, 0.2)
+    np.testing.assert_allclose(region_cam(columns, cam, rounds=rounds, **SETTINGS).numpy(), expected, atol=1e-5)
+
+
+def test_the_plain_part_of_an_object_is_found() -> None:
+    # An object of two textures that share one feature; the CAM sees the left half only.
+    columns = torch.zeros(4, 6, 12)
+    columns[3] = 1  # what all pixels share
+    columns[0, 1:5, 2:10] = 1.5  # the object
+    columns[1, 1:5, 2:6] = 0.5  # its striking half
+    columns[2, 1:5, 6:10] = 0.5  # its plain half
+    cam = torch.zeros(1, 6, 12)
+    cam[0, 1:5, 2:6] = 1
+    drawn = region_cam(columns, cam, rounds=1, **SETTINGS)
+    assert float(drawn[0, 1:5, 2:6].min()) == 1
+    assert float(drawn[0, 1:5, 6:10].min()) > 0.6  # where the CAM had nothing
+    outside = drawn[0].clone()
+    outside[1:5, 2:10] = 0
+    assert float(outside.max()) < 0.1
+
+
+def test_a_class_without_a_region_keeps_its_map() -> None:
+    cam = torch.stack([torch.ones(4, 5), torch.full((4, 5), 0.4), torch.zeros(4, 5)])
+    drawn = region_cam(randn(6, 4, 5), cam, rounds=1, **SETTINGS)
+    assert torch.equal(drawn[1:], cam[1:])  # below the other class everywhere; nothing at all
+
+
+def test_without_classes_there_is_nothing_to_draw() -> None:
+    assert region_cam(randn(6, 4, 5), torch.zeros(0, 4, 5), rounds=2, **SETTINGS).shape == (0, 4, 5)
+
+
+def test_a_photo_without_background_is_compared_with_its_regions_alone() -> None:
+    columns, cam = randn(5, 4, 4).abs(), torch.ones(1, 4, 4)
+    drawn = region_cam(columns, cam, rounds=1, **SETTINGS)
+    own = F.normalize(F.normalize(columns, dim=0).sum(dim=(1, 2)), dim=0)
+    similarity = torch.tensordot(own, F.normalize(columns, dim=0), dims=1)
+    torch.testing.assert_close(drawn[0], similarity / similarity.max())
+
+
+def test_mirrored_features_give_mirrored_maps() -> None:
+    columns, cam = randn(7, 5, 6), randn(2, 5, 6, seed=1).sigmoid()
+    drawn = region_cam(columns, cam, rounds=2, **SETTINGS)
+    torch.testing.assert_close(region_cam(columns.flip(-1), cam.flip(-1), rounds=2, **SETTINGS), drawn.flip(-1))
+
+
+def test_the_scale_of_features_does_not_matter() -> None:
+    columns, cam = randn(7, 5, 6), randn(2, 5, 6, seed=1).sigmoid()
+    scaled = columns * (0.1 + randn(1, 5, 6, seed=2).abs())
+    torch.testing.assert_close(region_cam(scaled, cam, rounds=1, **SETTINGS), region_cam(columns, cam, rounds=1, **SETTINGS))
+
+
+def test_every_level_counts_alike_in_a_hypercolumn() -> None:
+    fine, coarse = randn(2, 3, 8, 6), 100 * randn(2, 5, 4, 3, seed=1)
+    columns = hypercolumns([fine, coarse])
+    assert columns.shape == (2, 8, 8, 6)
+    torch.testing.assert_close(columns[:, :3], fine / fine.norm(dim=1, keepdim=True))
+    torch.testing.assert_close(columns[:, 3:].norm(dim=1), torch.ones(2, 8, 6))
+
+
+@torch.inference_mode()
+def test_of_a_network_and_over_views() -> None:
+    """The exported CAM: merged over scales and mirror images, of the stored size, in [0, 1], and not that without regions."""
+    torch.manual_seed(0)
+    backbone = build_backbone("tiny", output_stride=8).eval()
+    views = [randn(2, 3, 40, 48), randn(2, 3, 60, 72, seed=1)]
+    made = draft("a", "train", image="a.jpg", mask=None, classes=[0, 1])
+    photo = Sample(**{**vars(made), "size": (40, 48)})
+
+    def forward(images: Tensor) -> list[Tensor]:
+        pyramid = backbone.pyramid(images)
+        return [pyramid[-1][:, :2].relu(), hypercolumns(pyramid)]
+
+    keys, cam = photo_cam(forward, views, photo, settings=Cam(region_rounds=2), world=World(torch.device("cpu"), None))
+    _, plain = photo_cam(lambda images: forward(images)[:1], views, photo, settings=Cam(), world=World(torch.device("cpu"), None))
+    assert keys.tolist() == [0, 1]
+    assert cam.shape == plain.shape == (2, 10, 12)
+    assert cam.max() == 1
+    assert cam.min() >= 0
+    assert np.abs(cam - plain).max() > 0.1
