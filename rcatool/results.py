@@ -70,5 +70,10 @@ def versions() -> dict[str, str]:
 
 def peak_memory_mib() -> int:
     """Most main memory so far in MiB: of this process, or of one of its finished workers if that took more."""
+    workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: what getrusage says begins with the memory of the process that started this one
+        own = int(status.read_text().partition("VmHWM:")[2].split()[0])
     unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes
-    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * unit // 2**20
+    return max(own, workers) * unit // 2**20

@@ -473,6 +473,13 @@ def test_the_record_says_what_made_it(run: Run) -> None:
     assert record["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
 
 
+def test_the_memory_of_who_started_a_process_is_not_its_own() -> None:
+    big = bytearray(os.urandom(1) * (400 * 2**20))  # noqa: F841
+    code = "from rcatool.results import peak_memory_mib; print(peak_memory_mib())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    assert 5 < int(done.stdout) < 300
+
+
 # A model of the whole: what each step's output is, as a pure function of the settings.
 KNOBS = {
     "train-cls": "cls.epochs",

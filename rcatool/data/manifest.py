@@ -5,11 +5,11 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from rcatool.data.labels import MAX_CLASSES, ClassInfo
 from rcatool.errors import ConfigError, DataError
-from rcatool.files import atomic_write, is_path_safe
+from rcatool.files import atomic_save, is_path_safe
 
 SPLITS = ("train", "val", "tune", "test")
 SCORED_SPLITS = SPLITS[:3]  # the photos of `test` are predicted only
@@ -63,8 +63,13 @@ def first_few(names: Sequence[str], most: int = 5) -> str:
 def write_manifest(path: Path, samples: Iterable[Sample]) -> None:
     """Write samples, sorted by split then id."""
     ordered = sorted(samples, key=_order)
-    documents = ({key: value for key, value in asdict(sample).items() if value is not None} for sample in ordered)
-    atomic_write(path, "".join(json.dumps(document, ensure_ascii=False) + "\n" for document in documents))
+
+    def write(file: BinaryIO) -> None:  # line by line: COCO's 120,000 would be a long text
+        for sample in ordered:
+            document = {key: value for key, value in asdict(sample).items() if value is not None}
+            file.write((json.dumps(document, ensure_ascii=False) + "\n").encode())
+
+    atomic_save(path, write)
 
 
 def read_manifest(path: Path, *, num_classes: int = MAX_CLASSES) -> list[Sample]:
