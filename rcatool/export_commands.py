@@ -9,6 +9,7 @@ import typer
 
 from rcatool import console
 from rcatool.errors import ConfigError
+from rcatool.options import DEFAULT_RUN, Debug
 
 export_app = typer.Typer(
     help="Predictions, pseudo labels or any label PNGs in the formats of other tools.\n\nExample: rca export png --out masks"
@@ -49,9 +50,7 @@ File = Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write
 MinArea = Annotated[int, typer.Option("--min-area", min=1, metavar="N", help="Leave out connected regions of fewer pixels.")]
 Force = Annotated[bool, typer.Option("--force", help="Move aside what is at --out.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no news; warnings and errors only.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
-DEFAULT_RUN = Path("runs/default")
 _TOLERANCE_HELP = "Simplify outlines by up to so many pixels; 0: exact."
 
 

@@ -105,6 +105,7 @@ def _prepare_shapes(
 def prepare(dataset: str, asked: Any, preset: str | None, options: Mapping[str, object], as_json: bool) -> None:
     """Make the manifest and print what is in the data set, also where that was up to date."""
     from rcatool import summary, workflow
+    from rcatool.data.census import coverage
     from rcatool.run import Run
 
     given = [f"data.{name}={value}" for name, value in options.items() if value is not None]
@@ -114,7 +115,7 @@ def prepare(dataset: str, asked: Any, preset: str | None, options: Mapping[str, 
         console.print_result(json.dumps(document, indent=2, ensure_ascii=False))
         return
     console.print_result(summary.census_table(document))
-    for line in summary.census_lines(document):
+    for line in coverage(document):
         console.print_result(line)
 
 

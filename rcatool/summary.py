@@ -1,6 +1,6 @@
 """What a run has come to, as tables: its data set, the state of its steps, and its scores."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,11 +80,6 @@ def census_table(document: Mapping[str, Any]) -> "RenderableType":
     for label, key in (("photos", "photos"), ("with mask", "with_mask")):
         rows.append([label, *(splits[split][key] for split in splits), *("" for _ in masked)])
     return console.table("photos", ("class", *splits, *(f"% of {split} pixels" for split in masked)), rows)
-
-
-def census_lines(document: Mapping[str, Any]) -> Iterable[str]:
-    """Tags per photo and coverage of the masks, a line each."""
-    return census.coverage(document)
 
 
 def metrics_path(run: Run) -> Path:

@@ -143,7 +143,7 @@ def test_leaving_early_ends_the_processes() -> None:
     for result in parallel_map(square, range(1000), workers=2):
         if result > 10:
             break
-    wait_until(lambda: not multiprocessing.active_children())
+    wait_until(lambda: not multiprocessing.active_children())  # asserts that it comes to that
 
 
 def test_worker_count() -> None:

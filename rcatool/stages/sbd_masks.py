@@ -84,16 +84,9 @@ def _start(folder: Path, record: Path, document: dict[str, object]) -> None:
 
 def _make(todo: Sequence[sbd.Source], folder: Path, workers: int) -> None:
     with console.progress("converting masks", len(todo)) as bar:
-        problems = []
-        chunks = [todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK)]
-        for chunk, found in zip(chunks, parallel_map(partial(_make_all, folder=folder), chunks, workers=workers), strict=True):
-            problems += found
-            bar.advance(len(chunk))
+        made = parallel_map(partial(sbd.make_mask, folder=folder), todo, workers=workers, bar=bar.advance, chunk=CHUNK)
+        problems = [problem for problem in made if problem]
     os.sync()
     if problems:
         count = f"{len(problems)} masks cannot be converted" if len(problems) > 1 else "1 mask cannot be converted"
         raise DataError(f"{count}, first: {first_few(problems, 3)}", "unpack the archive again, then run the same command to resume")
-
-
-def _make_all(sources: Sequence[sbd.Source], *, folder: Path) -> list[str]:
-    return [problem for source in sources if (problem := sbd.make_mask(source, folder=folder))]

@@ -9,9 +9,9 @@ from typing import Any
 
 from rcatool import console
 from rcatool.config import Config
-from rcatool.data.folder import PHOTO_SUFFIXES
 from rcatool.data.labels import read_classes
 from rcatool.data.manifest import Sample, first_few, read_manifest
+from rcatool.data.photo_files import PHOTO_SUFFIXES
 from rcatool.errors import ConfigError, DataError
 from rcatool.files import atomic_write, sha256_file
 from rcatool.pool import parallel_map, worker_count
