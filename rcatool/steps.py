@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rcatool import config_io
-from rcatool.config import Config, Data
+from rcatool.config import Config
+from rcatool.config_data import Data
 from rcatool.files import sha256_file
 
 FORMAT = 1  # version of all files a step writes; a change makes every finished step stale

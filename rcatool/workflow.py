@@ -15,7 +15,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from rcatool import config_io, console
-from rcatool.config import Config, Data
+from rcatool.config import Config
+from rcatool.config_data import Data
 from rcatool.errors import SetupError
 from rcatool.run import Run
 from rcatool.steps import NO_FILES, STEPS, Step

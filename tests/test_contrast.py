@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rcatool.models.region_memory import Mixed, Regions, mix_regions, region_contrast
+from rcatool.models.regions import Mixed, Regions, mix_regions, region_contrast
 
 TEMPERATURE = 0.3
 

@@ -17,7 +17,7 @@ MODULES = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path i
 LAYERS = {
     "errors": ["errors"],
     "foundation": [
-        "config", "config_io", "yaml_text", "files", "pool", "lock", "results", "steps", "run", "console",
+        "config", "config_data", "config_io", "yaml_text", "files", "pool", "lock", "results", "steps", "run", "console",
         "data/__init__", "data/labels", "data/manifest", "data/tags", "data/npy", "data/voc", "data/folder", "data/shapes",
         "data/mat5", "data/sbd", "data/phash", "data/mask_digest", "data/census", "data/photos", "data/photo_files", "data/photo_ids",
         "data/tag_rows", "data/tag_csv", "data/tag_json", "data/tag_folders", "data/json_source", "data/coco_file", "data/coco_masks",
@@ -40,8 +40,8 @@ ORDER = list(LAYERS)
 # What a layer must not use although it is below it.
 FORBIDDEN = {
     "foundation": {"torch", "torchvision"},
-    "computation": {"config", "config_io", "run", "steps", "console"},
-    "engine": {"config", "config_io", "run", "steps"},
+    "computation": {"config", "config_data", "config_io", "run", "steps", "console"},
+    "engine": {"config", "config_data", "config_io", "run", "steps"},
     "stages": {"typer"},
     "export": {"typer", "torch", "torchvision"},
 }
@@ -53,7 +53,7 @@ DOORS = {
     "yaml": ["yaml_text"],
     "pydensecrf": ["refine/crf"],
     "pillow_heif": ["data/photos"],
-    "pydantic": ["config", "config_io"],
+    "pydantic": ["config", "config_data", "config_io"],
     "safetensors": ["models/weights"],
     "pycocotools": ["data/coco_regions", "export/coco"],
 }

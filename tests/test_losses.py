@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from rcatool.config import Config
 from rcatool.models.rca_net import RcaNet
-from rcatool.models.region_memory import Mixed, pool_regions, region_contrast, region_masks
+from rcatool.models.regions import Mixed, pool_regions, region_contrast, region_masks
 from rcatool.stages.networks import cls_network
 from rcatool.stages.train_cls import rca_loss
 from rcatool.stages.train_seg import seg_loss

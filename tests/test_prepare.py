@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from small_voc import make_mask, make_photo, make_voc, write_list
 
-from rcatool.config import Config, Data, Runtime
+from rcatool.config import Config, Runtime
+from rcatool.config_data import Data
 from rcatool.data import labels, shapes
 from rcatool.data.labels import VOC_CLASSES, read_classes
 from rcatool.data.manifest import read_manifest, split

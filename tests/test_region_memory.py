@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from rcatool.kmeans import kmeans
-from rcatool.models.region_memory import RegionMemory, Regions, build_memory
+from rcatool.models.region_memory import RegionMemory, build_memory
+from rcatool.models.regions import Regions
 
 WIDTH, CLASSES, SIZE = 3, 3, 4
 DESIGNS = ("instance-ema", "fifo", "ring-ema")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rcatool.models.region_memory import Regions, mix_regions, pool_regions, region_masks
+from rcatool.models.regions import Regions, mix_regions, pool_regions, region_masks
 
 BATCH, CLASSES, WIDTH, HEIGHT, LENGTH = 3, 4, 5, 4, 6
 

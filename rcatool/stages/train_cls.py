@@ -23,7 +23,7 @@ from rcatool.errors import DataError
 from rcatool.metrics import mean_average_precision
 from rcatool.models.backbones import freeze_batch_norm
 from rcatool.models.rca_net import RcaNet
-from rcatool.models.region_memory import Regions, mix_regions, pool_regions, region_contrast, region_masks
+from rcatool.models.regions import Regions, mix_regions, pool_regions, region_contrast, region_masks
 from rcatool.pool import worker_count
 from rcatool.run import Run
 from rcatool.stages.networks import cls_network, make_optimizer, read_data, tag_matrix, variation
