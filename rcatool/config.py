@@ -35,6 +35,7 @@ class Cls(Section):
     weight_decay: NonNegative = Field(1e-4, description="SGD weight decay, on weights only")
     poly_power: PositiveFloat = Field(0.9, description="power of the poly learning-rate schedule")
     freeze_bn: bool = Field(True, description="keep batch norm at its pretrained statistics")
+    freeze_early: bool = Field(False, description="keep the layers up to the backbone's first level (stride 8) as pretrained")
     p_weight: NonNegative = Field(0.4, description="rca: weight of the classification loss of the first map P")
     feature_scale: Unit = Field(1.0, description="rca: factor of F beside the context in the O head's input; 1: the paper's concatenation")
 

@@ -16,7 +16,7 @@ from rcatool.data.datasets import Variation, tag_vector
 from rcatool.data.labels import ClassInfo, read_classes
 from rcatool.data.manifest import Sample, read_manifest, split
 from rcatool.errors import DataError
-from rcatool.models.backbones import build_backbone, freeze_batch_norm
+from rcatool.models.backbones import build_backbone, freeze, freeze_batch_norm
 from rcatool.models.deeplab import DeepLab
 from rcatool.models.rca_net import RcaNet
 from rcatool.models.region_memory import build_memory
@@ -57,10 +57,17 @@ def seg_network(config: Config, num_classes: int, *, pretrained: bool) -> DeepLa
     return DeepLab(backbone, num_classes, aspp_rates=config.seg.aspp_rates)
 
 
-def make_optimizer(model: RcaNet | DeepLab, settings: Cls | Seg) -> torch.optim.SGD:
-    """SGD over what is trained, with the rates of `settings`; batch norm is frozen first where they say so."""
+def freeze_layers(model: RcaNet | DeepLab, settings: Cls | Seg) -> None:
+    """Freeze what `settings` say: to be repeated whenever the model was put in training mode."""
     if settings.freeze_bn:
         freeze_batch_norm(model)
+    if isinstance(settings, Cls) and settings.freeze_early:
+        freeze(model.backbone.early_layers)
+
+
+def make_optimizer(model: RcaNet | DeepLab, settings: Cls | Seg) -> torch.optim.SGD:
+    """SGD over what is trained, with the rates of `settings`; what they freeze is frozen first."""
+    freeze_layers(model, settings)
     rates = {name: getattr(settings, name) for name in ("lr", "head_lr", "momentum", "weight_decay")}
     return sgd(model, model.heads(), **rates)
 

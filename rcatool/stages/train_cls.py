@@ -21,12 +21,11 @@ from rcatool.data.manifest import Sample, check_images, split
 from rcatool.engine import TrainLog, train_one_epoch
 from rcatool.errors import DataError
 from rcatool.metrics import mean_average_precision
-from rcatool.models.backbones import freeze_batch_norm
 from rcatool.models.rca_net import RcaNet
 from rcatool.models.regions import Regions, mix_regions, pool_regions, region_contrast, region_masks
 from rcatool.pool import worker_count
 from rcatool.run import Run
-from rcatool.stages.networks import cls_network, make_optimizer, read_data, tag_matrix, variation
+from rcatool.stages.networks import cls_network, freeze_layers, make_optimizer, read_data, tag_matrix, variation
 from rcatool.world import World, make_world
 
 # Streams of random numbers that must not coincide: numbers are drawn from (seed, epoch, stream).
@@ -92,8 +91,7 @@ def _train_epoch(training: Training, loader: Any, epoch: int, log: TrainLog) -> 
     config, model = training.config, training.model
     settings = config.memory
     model.train()
-    if config.cls.freeze_bn:
-        freeze_batch_norm(model)
+    freeze_layers(model, config.cls)
     if model.memory is not None and settings.prototypes and epoch >= settings.prototypes_start:
         model.memory.refresh_prototypes(seed=_seed(config.seed, epoch), iterations=settings.kmeans_iterations)
     generator = torch.Generator().manual_seed(_seed(config.seed, epoch, MIXUP_STREAM))
