@@ -63,6 +63,7 @@ class Memory(Section):
     )
     contrast_start: Natural = Field(2, description="first epoch (from 0) with the contrast")
     temperature: PositiveFloat = Field(0.07, description="temperature of the contrast")
+    projection: Natural = Field(0, description="width of a linear layer that the contrast looks at regions through; 0: none")
     mixup_beta: NonNegative = Field(8.0, description="Beta parameter of the region mix-up; 0: off")
     prototypes: Natural = Field(10, description="k-means prototypes per class for the aggregation; 0: no aggregation")
     prototypes_start: Natural = Field(1, description="first epoch (from 0) with the aggregation")

@@ -34,8 +34,8 @@ class RcaNet(nn.Module):
 
     `feature_scale` s is 1 in the paper; below 1 the context weighs more, and O is flatter over an object than P.
     Heads are 1x1 and free of bias, so that a class's score is exactly the mean of its map. Without a memory it is the
-    plain CAM network. `forward` has no side effect; with the aggregation off, or before there are prototypes, the
-    context is zero and O depends on F only.
+    plain CAM network. With `projection` there is a linear layer (D -> that many) for the contrast to look through. `forward`
+    has no side effect; with the aggregation off, or before there are prototypes, the context is zero and O depends on F only.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class RcaNet(nn.Module):
         attention: Attention = "cosine",
         attention_temperature: float = 0.07,
         feature_scale: float = 1.0,
+        projection: int = 0,
     ) -> None:
         super().__init__()
         width = backbone.out_channels
@@ -58,9 +59,12 @@ class RcaNet(nn.Module):
         self.p_head = nn.Conv2d(width, num_classes, 1, bias=False)
         nn.init.normal_(self.p_head.weight, std=0.01)
         self.o_head: nn.Conv2d | None = None
+        self.projection: nn.Linear | None = None
         if memory is not None:
             self.o_head = nn.Conv2d(2 * width, num_classes, 1, bias=False)
             nn.init.normal_(self.o_head.weight, std=0.01)
+            if projection:
+                self.projection = nn.Linear(width, projection, bias=False)
 
     def forward(self, images: Tensor) -> Maps:
         """Images (B, 3, H, W) float32, normalised -> maps at the backbone's output stride."""
@@ -76,5 +80,5 @@ class RcaNet(nn.Module):
 
     def heads(self) -> list[nn.Parameter]:
         """The parameters that start from nothing and take the heads' learning rate."""
-        modules = [self.p_head] if self.o_head is None else [self.p_head, self.o_head]
-        return [parameter for module in modules for parameter in module.parameters()]
+        modules = (self.p_head, self.o_head, self.projection)
+        return [parameter for module in modules if module is not None for parameter in module.parameters()]

@@ -46,6 +46,7 @@ def cls_network(config: Config, tags: Tensor, *, pretrained: bool) -> RcaNet:
         attention=settings.attention,
         attention_temperature=settings.attention_temperature,
         feature_scale=config.cls.feature_scale,
+        projection=settings.projection if settings.contrast_weight > 0 else 0,
     )
 
 
