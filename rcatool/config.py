@@ -88,6 +88,9 @@ class Cam(Section):
     region_background: Unit = Field(
         0.2, description="pixels where no map reaches this, divided by the round's number, make up the background region"
     )
+    region_memory: Natural = Field(0, description="photos per class whose regions are remembered, to redraw maps with; 0: none")
+    region_share: Unit = Field(0.7, description="share of what the region memory recalls in a region that pixels are compared with")
+    region_temperature: PositiveFloat = Field(0.1, description="temperature of the attention that recalls")
 
 
 class Refine(Section):

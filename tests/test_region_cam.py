@@ -11,11 +11,13 @@ from torch.nn import functional as F
 from rcatool.config import Cam
 from rcatool.data.manifest import Sample, draft
 from rcatool.models.backbones import build_backbone
-from rcatool.models.region_cam import hypercolumns, region_cam
-from rcatool.stages.make_pseudo import photo_cam
+from rcatool.models.region_cam import RegionRule, hypercolumns, region_cam
+from rcatool.stages.make_pseudo import photo_maps, redraw
 from rcatool.world import World
 
-SETTINGS = {"sure": 0.5, "background": 0.2}
+
+def rule(rounds: int, **settings: float) -> RegionRule:
+    return RegionRule(rounds, sure=0.5, background=0.2, **settings)
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -58,7 +60,7 @@ def test_equal_to_the_definition(rounds: int, classes: int) -> None:
     columns, cam = randn(7, 5, 6), randn(classes, 5, 6, seed=1).relu()
     cam = cam / cam.amax(dim=(1, 2), keepdim=True)
     expected = by_loops(columns, cam, rounds, 0.5, 0.2)
-    np.testing.assert_allclose(region_cam(columns, cam, rounds=rounds, **SETTINGS).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(region_cam(columns, cam, rule(rounds)).numpy(), expected, atol=1e-5)
 
 
 def test_the_plain_part_of_an_object_is_found() -> None:
@@ -70,7 +72,7 @@ def test_the_plain_part_of_an_object_is_found() -> None:
     columns[2, 1:5, 6:10] = 0.5  # its plain half
     cam = torch.zeros(1, 6, 12)
     cam[0, 1:5, 2:6] = 1
-    drawn = region_cam(columns, cam, rounds=1, **SETTINGS)
+    drawn = region_cam(columns, cam, rule(1))
     assert float(drawn[0, 1:5, 2:6].min()) == 1
     assert float(drawn[0, 1:5, 6:10].min()) > 0.6  # where the CAM had nothing
     outside = drawn[0].clone()
@@ -80,17 +82,17 @@ def test_the_plain_part_of_an_object_is_found() -> None:
 
 def test_a_class_without_a_region_keeps_its_map() -> None:
     cam = torch.stack([torch.ones(4, 5), torch.full((4, 5), 0.4), torch.zeros(4, 5)])
-    drawn = region_cam(randn(6, 4, 5), cam, rounds=1, **SETTINGS)
+    drawn = region_cam(randn(6, 4, 5), cam, rule(1))
     assert torch.equal(drawn[1:], cam[1:])  # below the other class everywhere; nothing at all
 
 
 def test_without_classes_there_is_nothing_to_draw() -> None:
-    assert region_cam(randn(6, 4, 5), torch.zeros(0, 4, 5), rounds=2, **SETTINGS).shape == (0, 4, 5)
+    assert region_cam(randn(6, 4, 5), torch.zeros(0, 4, 5), rule(2)).shape == (0, 4, 5)
 
 
 def test_a_photo_without_background_is_compared_with_its_regions_alone() -> None:
     columns, cam = randn(5, 4, 4).abs(), torch.ones(1, 4, 4)
-    drawn = region_cam(columns, cam, rounds=1, **SETTINGS)
+    drawn = region_cam(columns, cam, rule(1))
     own = F.normalize(F.normalize(columns, dim=0).sum(dim=(1, 2)), dim=0)
     similarity = torch.tensordot(own, F.normalize(columns, dim=0), dims=1)
     torch.testing.assert_close(drawn[0], similarity / similarity.max())
@@ -98,14 +100,14 @@ def test_a_photo_without_background_is_compared_with_its_regions_alone() -> None
 
 def test_mirrored_features_give_mirrored_maps() -> None:
     columns, cam = randn(7, 5, 6), randn(2, 5, 6, seed=1).sigmoid()
-    drawn = region_cam(columns, cam, rounds=2, **SETTINGS)
-    torch.testing.assert_close(region_cam(columns.flip(-1), cam.flip(-1), rounds=2, **SETTINGS), drawn.flip(-1))
+    drawn = region_cam(columns, cam, rule(2))
+    torch.testing.assert_close(region_cam(columns.flip(-1), cam.flip(-1), rule(2)), drawn.flip(-1))
 
 
 def test_the_scale_of_features_does_not_matter() -> None:
     columns, cam = randn(7, 5, 6), randn(2, 5, 6, seed=1).sigmoid()
     scaled = columns * (0.1 + randn(1, 5, 6, seed=2).abs())
-    torch.testing.assert_close(region_cam(scaled, cam, rounds=1, **SETTINGS), region_cam(columns, cam, rounds=1, **SETTINGS))
+    torch.testing.assert_close(region_cam(scaled, cam, rule(1)), region_cam(columns, cam, rule(1)))
 
 
 def test_every_level_counts_alike_in_a_hypercolumn() -> None:
@@ -129,9 +131,12 @@ def test_of_a_network_and_over_views() -> None:
         pyramid = backbone.pyramid(images)
         return [pyramid[-1][:, :2].relu(), hypercolumns(pyramid)]
 
-    keys, cam = photo_cam(forward, views, photo, settings=Cam(region_rounds=2), world=World(torch.device("cpu"), None))
-    _, plain = photo_cam(lambda images: forward(images)[:1], views, photo, settings=Cam(), world=World(torch.device("cpu"), None))
-    assert keys.tolist() == [0, 1]
+    world, settings = World(torch.device("cpu"), None), Cam(region_rounds=2)
+    first, columns = photo_maps(forward, views, photo, settings=settings, world=world)
+    cam = redraw(first, columns, photo, settings=settings, bank=None, photo=0)
+    plain, nothing = photo_maps(lambda images: forward(images)[:1], views, photo, settings=Cam(), world=world)
+    assert nothing is None
+    np.testing.assert_allclose(first, plain, atol=1e-6)
     assert cam.shape == plain.shape == (2, 10, 12)
     assert cam.max() == 1
     assert cam.min() >= 0

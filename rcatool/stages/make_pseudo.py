@@ -20,12 +20,13 @@ from rcatool.data.datasets import MultiScaleDataset, view_loader
 from rcatool.data.manifest import Sample, check_images, split
 from rcatool.errors import DataError
 from rcatool.models.rca_net import Maps, RcaNet
-from rcatool.models.region_cam import hypercolumns, region_cam
+from rcatool.models.region_cam import RegionBank, RegionRule, hypercolumns, region_cam
 from rcatool.pool import parallel_map, worker_count
 from rcatool.pseudo import LabelJob, LabelRule, make_label
 from rcatool.refine.crf import crf_params, require_backend
 from rcatool.run import Run
 from rcatool.stages.networks import load_cls, read_data
+from rcatool.stages.region_bank import choose_photos, load_bank, make_bank
 from rcatool.world import World, make_world
 
 REGION_STRIDE = 8  # pixels per cell of the comparison with regions: the finest level of most backbones
@@ -48,7 +49,9 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
     world = make_world(device=config.runtime.device, precision=config.runtime.precision)
     samples, root = _tagged(run, config)
     model = load_cls(run, config, world)
+    bank = _region_bank(step.path / "regions.npz", model, run, config, world)
     todo = [sample for sample in samples if not (step.path / f"{sample.id}.npz").exists()]
+    photo = {sample.id: number for number, sample in enumerate(samples)}
     _say("CAMs", len(samples), len(todo))
     dataset = MultiScaleDataset(todo, root, scales=config.cam.scales, flip=config.cam.flip)
     loader = view_loader(dataset, workers=min(2, worker_count(config.runtime.workers)))
@@ -56,8 +59,10 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
         bar.advance(len(samples) - len(todo))
         for index, views in loader:
             sample = todo[index]
-            keys, cam = photo_cam(_forward(model, config.cam, sample), views, sample, settings=config.cam, world=world)
-            save_cam(step.path / f"{sample.id}.npz", keys, cam, sample.size)
+            cam, columns = photo_maps(cam_forward(model, config.cam, sample), views, sample, settings=config.cam, world=world)
+            if columns is not None:
+                cam = redraw(cam, columns, sample, settings=config.cam, bank=bank, photo=photo[sample.id])
+            save_cam(step.path / f"{sample.id}.npz", np.asarray(sample.classes), cam, sample.size)
             bar.advance(1)
     run.commit(step, {**world.describe(), "photos": len(samples)})
 
@@ -93,28 +98,48 @@ def label_rule(config: Config) -> LabelRule:
     )
 
 
-def photo_cam(
+def photo_maps(
     forward: Callable[[Tensor], Sequence[Tensor]], views: Sequence[Tensor], sample: Sample, *, settings: Cam, world: World
-) -> tuple[np.ndarray, np.ndarray]:
-    """CAM of one photo: keys (K,) its classes, ascending; cam (K, ceil(H / stride), ceil(W / stride)) float32 in [0, 1].
-
-    `forward` gives the maps of the photo's classes and, where maps are redrawn from regions, the hypercolumns.
-    """
+) -> tuple[np.ndarray, Tensor | None]:
+    """CAM of one photo (K, ceil(H / stride), ceil(W / stride)) float32 in [0, 1], and its hypercolumns if `forward` gives them."""
     sizes = [cam_size(*sample.size, stride) for stride in (settings.stride, REGION_STRIDE)]
     merged, *columns = infer_levels(forward, views, sizes[: 2 if settings.region_rounds else 1], world=world)
     if not bool(torch.isfinite(merged).all()):
         raise DataError(f"{sample.image}: its CAM is not finite", hint="train again: rca train-cls --force, with a lower cls.lr")
-    cam = normalise(merged.cpu().numpy())
-    if columns:
-        coarse = torch.from_numpy(normalise(resize(cam, *sizes[1]))).to(world.device)
-        drawn = region_cam(
-            columns[0], coarse, rounds=settings.region_rounds, sure=settings.region_sure, background=settings.region_background
-        )
-        cam = normalise(resize(drawn.cpu().numpy(), *sizes[0]))
-    return np.asarray(sample.classes), cam
+    return normalise(merged.cpu().numpy()), columns[0] if columns else None
 
 
-def _forward(model: RcaNet, settings: Cam, sample: Sample) -> Callable[[Tensor], Sequence[Tensor]]:
+def redraw(cam: np.ndarray, columns: Tensor, sample: Sample, *, settings: Cam, bank: RegionBank | None, photo: int) -> np.ndarray:
+    """The region maps of a photo, for its CAM (K, h, w) and hypercolumns (D, h', w'): (K, h, w) float32 in [0, 1]."""
+    coarse = torch.from_numpy(normalise(resize(cam, *columns.shape[-2:]))).to(columns.device)
+    drawn = region_cam(columns, coarse, _region_rule(settings), bank=bank, keys=sample.classes, photo=photo)
+    return normalise(resize(drawn.cpu().numpy(), *cam.shape[1:]))
+
+
+def _region_rule(settings: Cam) -> RegionRule:
+    return RegionRule(
+        settings.region_rounds, settings.region_sure, settings.region_background, settings.region_share, settings.region_temperature
+    )
+
+
+def _region_bank(path: Path, model: RcaNet, run: Run, config: Config, world: World) -> RegionBank | None:
+    """The region memory of the training photos, made first if there is none yet; None without the setting."""
+    settings = config.cam
+    if not settings.region_rounds or not settings.region_memory:
+        return None
+    samples, root = _tagged(run, config)
+    classes, _ = read_data(run)
+    train = split(samples, "train")
+    if not path.exists():
+        chosen = choose_photos(train, settings.region_memory, classes.num_classes, config.seed)
+        dataset = MultiScaleDataset(chosen, root, scales=settings.scales, flip=settings.flip)
+        views = view_loader(dataset, workers=min(2, worker_count(config.runtime.workers)))
+        looks = (photo_maps(cam_forward(model, settings, chosen[i]), v, chosen[i], settings=settings, world=world) for i, v in views)
+        make_bank(path, zip(chosen, looks, strict=True), settings=settings, total=len(chosen))
+    return load_bank(path, samples, num_classes=classes.num_classes, device=world.device)
+
+
+def cam_forward(model: RcaNet, settings: Cam, sample: Sample) -> Callable[[Tensor], Sequence[Tensor]]:
     """Images -> positive part of the exported map, of the sample's classes only, and the hypercolumns if they are needed."""
     keys = torch.as_tensor(sample.classes, dtype=torch.long)
 
