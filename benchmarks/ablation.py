@@ -120,7 +120,7 @@ def _measure(arm: str, seed: int, settings: dict[str, str], options: Options) ->
     model = load_cls(Run(run), config, world)
     _, samples = read_data(Run(run))
     lines = [json.loads(line) for line in (run / "train-cls" / "log.jsonl").read_text().splitlines()]
-    parts = _score(model, samples, config, run / "regions.npz")
+    parts = _score(model, samples, config, run / "regions.bank")
     return {
         "arm": arm, "seed": seed, "settings": settings, "tune_map": [line["val_map"] for line in lines if "val_map" in line][-1],
         **parts, "train_seconds": round(trained - start), "score_seconds": round(time.time() - trained),

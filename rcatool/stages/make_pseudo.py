@@ -49,7 +49,7 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
     world = make_world(device=config.runtime.device, precision=config.runtime.precision)
     samples, root = _tagged(run, config)
     model = load_cls(run, config, world)
-    bank = _region_bank(step.path / "regions.npz", model, run, config, world)
+    bank = _region_bank(step.path / "regions.bank", model, run, config, world)
     todo = [sample for sample in samples if not (step.path / f"{sample.id}.npz").exists()]
     photo = {sample.id: number for number, sample in enumerate(samples)}
     _say("CAMs", len(samples), len(todo))

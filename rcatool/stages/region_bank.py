@@ -32,7 +32,7 @@ def choose_photos(samples: Sequence[Sample], per_class: int, num_classes: int, s
 def make_bank(path: Path, looks: Iterable[tuple[Sample, tuple[np.ndarray, Tensor | None]]], *, settings: Cam, total: int) -> None:
     """Pool the regions and the background of each photo, of its CAM (K, h, w) and hypercolumns (D, h', w'), and write them to `path`.
 
-    npz: regions (N, D) float16 of length 1, classes (N,) int32 (-1: background), photos (N,) ids.
+    An npz archive: regions (N, D) float16 of length 1, classes (N,) int32 (-1: background), photos (N,) ids.
     """
     regions, classes, photos = [], [], []
     with console.progress("make-pseudo region memory", total=total) as bar:
