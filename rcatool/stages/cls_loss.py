@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from rcatool.config import Config
 from rcatool.models.rca_net import RcaNet
 from rcatool.models.region_memory import RegionMemory, WriteRule
-from rcatool.models.regions import Regions, mix_regions, pool_regions, region_contrast, region_masks
+from rcatool.models.regions import Regions, gather_regions, mix_regions, pool_regions, region_contrast, region_masks
 
 
 @dataclass
@@ -53,8 +53,9 @@ def rca_loss(model: RcaNet, batch: tuple[Tensor, Tensor, Tensor], config: Config
         regions = find_regions(maps.features.float(), maps.p.float(), tags, config)
         if config.memory.contrast_weight > 0 and state.epoch >= config.memory.contrast_start:
             terms["loss_contrast"] = config.memory.contrast_weight, _contrast(model, model.memory, regions, config, state)
-        sure = model.memory.update(regions, photo, o_score.sigmoid(), rule=write_rule(config), epoch=state.epoch)
-        state.intake.count(regions.cls, sure)
+        everyone, photos, score = gather_regions(regions, photo, o_score.sigmoid())
+        sure = model.memory.update(everyone, photos, score, rule=write_rule(config), epoch=state.epoch)
+        state.intake.count(everyone.cls, sure)
     total = sum((weight * term for weight, term in terms.values()), start=o_score.new_zeros(()))
     losses = {"loss": total, **{name: term for name, (_, term) in terms.items()}}
     if state.probe:
