@@ -129,8 +129,6 @@ def job(tmp_path: Path, size: tuple[int, int] = (8, 8)) -> LabelJob:
 
 @pytest.mark.parametrize("crf", ["none", "seed", "irn"])
 def test_a_label_file_is_made(crf: str, tmp_path: Path) -> None:
-    if crf != "none":
-        pytest.importorskip("pydensecrf")
     made = job(tmp_path)
     make_label(made, rule(crf=crf, crf_params=None if crf == "none" else CrfParams(3, 3, 3, 80, 13, 10)))
     label = read_mask(made.label, num_classes=20, size=(8, 8))

@@ -56,19 +56,23 @@ def choose_backend(backend: str, device: str) -> str:
     return backend
 
 
-def dense_crf(image: np.ndarray, probabilities: np.ndarray, params: CrfParams, *, backend: str = "scipy") -> np.ndarray:
+def dense_crf(
+    image: np.ndarray, probabilities: np.ndarray, params: CrfParams, *, backend: str = "scipy", device: str = "cpu"
+) -> np.ndarray:
     """Mean-field inference: image (H, W, 3) uint8 RGB, probabilities (L, H, W) summing to 1 -> refined ones, float32.
 
     Unary: -log of the probabilities, clipped at 1e-5. Labels are what the caller passes: restricting them to background
     and tags is exact, since a label of probability 0 stays out, and much faster. Scores of a network go in as they leave its softmax.
     """
+    if len(probabilities) == 1:
+        return np.ones_like(probabilities, dtype=np.float32)
     if backend == "pydensecrf":
         return _pydensecrf(image, probabilities, params)
     if backend == "torch":
         # Imported here: torch takes seconds to load, and processes that make labels on the CPU do without it.
         from rcatool.refine.crf_torch import dense_crf_batch
 
-        return dense_crf_batch([image], [probabilities], params)[0]
+        return dense_crf_batch([image], [probabilities], params, device=device)[0]
     return _scipy(image, probabilities, params)
 
 
@@ -87,7 +91,7 @@ def _scipy(image: np.ndarray, probabilities: np.ndarray, params: CrfParams) -> n
     fixed = unary - sum(kernel.filter(np.ones(height * width, np.float32)) for kernel in kernels)
     found = _softmax(unary)
     for _ in range(params.iterations if kernels else 0):
-        received = np.stack([sum(kernel.filter(one) for kernel in kernels) for one in found[1:]]) if labels > 1 else unary
+        received = np.stack([sum(kernel.filter(one) for kernel in kernels) for one in found[1:]])
         found = _softmax(fixed + received + received.sum(axis=0))
     return found.reshape(labels, height, width)
 
@@ -136,8 +140,6 @@ def _pydensecrf(image: np.ndarray, probabilities: np.ndarray, params: CrfParams)
     from pydensecrf.densecrf import DenseCRF2D
 
     labels, height, width = probabilities.shape
-    if labels == 1:
-        return np.ones_like(probabilities, dtype=np.float32)
     crf = DenseCRF2D(width, height, labels)
     crf.setUnaryEnergy(np.ascontiguousarray(-log_probabilities(probabilities).reshape(labels, -1)))
     crf.addPairwiseGaussian(sxy=params.gaussian_sxy, compat=params.gaussian_weight)

@@ -166,7 +166,7 @@ def _search(occupied: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 
 def blur_matrix(before: np.ndarray, after: np.ndarray) -> csr_array:
-    """The matrix (M + 1, M + 1) that adds half of both neighbours' values, numbers before (M,) and after (M,), to that of points 1 ... M."""
+    """The matrix (M + 1, M + 1) that adds half of the values at both neighbours, before (M,) and after (M,), to points 1 ... M."""
     count = len(before) + 1
     neighbours = np.zeros((count, 3), np.int32)
     neighbours[1:] = np.stack([np.arange(1, count), before, after], axis=1)
