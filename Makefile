@@ -1,4 +1,4 @@
-# `make demo` and `make test` do everything on a machine with git, Python >= 3.11, make and g++.
+# `make demo` and `make test` do everything on a machine with git, Python >= 3.11.
 # Nothing outside this folder is changed: packages go to .venv, results to runs/.
 
 PYTHON ?= python3
@@ -41,7 +41,7 @@ check: $(INSTALLED_DEV)
 
 bench: $(INSTALLED_TEST)
 	$(VENV)/bin/python benchmarks/eval_rate.py
-	$(VENV)/bin/python benchmarks/crf_rate.py --processes 2 --out results/crf_rate.json
+	$(VENV)/bin/python benchmarks/crf_rate.py --processes 2 --out runs/crf_rate.json
 
 crf: $(INSTALLED)
 	$(PIP) install -e '.[crf]'
