@@ -8,13 +8,15 @@ simplex is a path through a unit cube, from one corner to the opposite one, that
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 from scipy.sparse import csc_array, csr_array
 
-# A point's place in the box around all lattice points is looked up in a table of at most this many cells; beyond, keys are sorted.
-TABLE_CELLS = 2**26
+# The number of a lattice point is looked up in a table of all cells of the box around them, if there are at most so many. Else the box is
+# divided into pages, and only those with a point in them are given a place in the table.
+TABLE_CELLS = 2**24
+PAGE = 64  # a power of two
 Lookup = Callable[[np.ndarray], np.ndarray]
 
 BLOCK = 2**14  # points handled together, so that what is computed of them stays in the processor's cache
@@ -42,7 +44,7 @@ class Lattice:
         return self.slicing.T
 
     def filter(self, values: np.ndarray) -> np.ndarray:
-        """Sum over all points of kernel times values (N,) float32 -> (N,) float32."""
+        """Sum over all points of kernel times values (N,) or (N, L) float32 -> the same shape, float32."""
         on_lattice = self.splatting @ values
         for blur in self.blurs:
             on_lattice = blur @ on_lattice
@@ -149,20 +151,24 @@ def number_keys(keys: np.ndarray, size: int) -> tuple[np.ndarray, Lookup]:
 
     Returns the keys in that order, int64, and a function from keys to their numbers, int32: 0 for a key that is not among them.
     """
-    if size > TABLE_CELLS:
-        occupied = np.unique(keys)
-        return occupied, partial(_search, occupied)
+    if size <= TABLE_CELLS:
+        return _number_in_table(keys, size)
+    pages, page_of = number_keys(keys // PAGE, size // PAGE + 1)
+
+    def compact(keys: np.ndarray) -> np.ndarray:
+        return page_of(keys // PAGE) * np.int64(PAGE) + (keys & (PAGE - 1))
+
+    occupied, number = _number_in_table(compact(keys), PAGE * (len(pages) + 1))
+    return pages[occupied // PAGE - 1] * PAGE + occupied % PAGE, lambda keys: number(compact(keys))
+
+
+def _number_in_table(keys: np.ndarray, size: int) -> tuple[np.ndarray, Lookup]:
     flags = np.zeros(size, bool)
     flags[keys] = True
     occupied = np.flatnonzero(flags)
     table = np.zeros(size, np.int32)
     table[occupied] = np.arange(1, len(occupied) + 1)
     return occupied, table.take
-
-
-def _search(occupied: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    found = np.minimum(np.searchsorted(occupied, keys), len(occupied) - 1)
-    return np.where(occupied[found] == keys, found + 1, 0).astype(np.int32)
 
 
 def blur_matrix(before: np.ndarray, after: np.ndarray) -> csr_array:
