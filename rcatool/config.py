@@ -108,7 +108,9 @@ class Pseudo(Section):
     crf: Literal["none", "seed", "irn"] = Field(
         "seed", description="dense CRF at full size: constants of the PSA/RCA seed CRF or of IRN's label CRF"
     )
-    crf_backend: Literal["auto", "pydensecrf"] = Field("auto", description="library that runs the CRF")
+    crf_backend: Literal["auto", "scipy", "torch", "pydensecrf"] = Field(
+        "auto", description="program of the CRF; auto: scipy on the CPU, torch on a GPU; all give the same labels"
+    )
     crf_iterations: Positive = Field(10, description="mean-field iterations")
     confidence: Unit = Field(0.0, description="pixels whose best score is below this become ignore (255); 0: none")
 

@@ -14,7 +14,10 @@ from rcatool.refine.crf import CrfParams, dense_crf
 
 @dataclass(frozen=True)
 class LabelRule:
-    """How CAMs become labels: `background` score (`threshold` constant, or (1 - max)^`bg_power`), CRF, least `confidence`."""
+    """How CAMs become labels: `background` score (`threshold` constant, or (1 - max)^`bg_power`), CRF, least `confidence`.
+
+    `crf_backend` is the program of the CRF: scipy, torch or pydensecrf.
+    """
 
     background: str
     bg_threshold: float
@@ -22,6 +25,7 @@ class LabelRule:
     crf: str
     crf_params: CrfParams | None
     confidence: float
+    crf_backend: str = "scipy"
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,20 @@ def cam_to_label(cam: np.ndarray, keys: np.ndarray, image: np.ndarray | None, ru
 
     image (H, W, 3) uint8 is needed with a CRF only. Ties go to the background, then to the lower class.
     """
-    scores = np.concatenate([background_score(cam, rule)[None], cam])
+    scores = start_scores(cam, rule)
     if rule.crf_params is not None:
         assert image is not None
-        scores = dense_crf(image, unary_probabilities(scores, rule.crf), rule.crf_params)
-    else:
-        scores = scores / np.maximum(scores.sum(axis=0, keepdims=True), 1e-5)
+        scores = dense_crf(image, scores, rule.crf_params, backend=rule.crf_backend)
+    return scores_to_label(scores, keys, rule)
+
+
+def start_scores(cam: np.ndarray, rule: LabelRule) -> np.ndarray:
+    """Probabilities (1 + K, H, W) of background and classes for maps (K, H, W) in [0, 1]: what a CRF starts from."""
+    return unary_probabilities(np.concatenate([background_score(cam, rule)[None], cam]), rule.crf)
+
+
+def scores_to_label(scores: np.ndarray, keys: np.ndarray, rule: LabelRule) -> np.ndarray:
+    """Label map (H, W) of probabilities (1 + K, H, W) of background and classes keys (K,): the best, if `confidence` allows."""
     best = scores.argmax(axis=0)
     label = np.concatenate([[0], class_to_mask(keys)])[best].astype(np.uint8)
     if rule.confidence > 0:
@@ -61,8 +73,8 @@ def cam_to_label(cam: np.ndarray, keys: np.ndarray, image: np.ndarray | None, ru
 
 
 def unary_probabilities(scores: np.ndarray, crf: str) -> np.ndarray:
-    """What the CRF starts from, for scores (L, H, W): `seed` the scores as shares, `irn` 0.7 for the best label (spec 3.6)."""
-    if crf == "seed":
+    """Probabilities for scores (L, H, W): the scores as shares, or with `irn` 0.7 for the best label (spec 3.6)."""
+    if crf != "irn":
         return scores / np.maximum(scores.sum(axis=0, keepdims=True), 1e-5)
     others = len(scores) - 1
     best = np.arange(len(scores))[:, None, None] == scores.argmax(axis=0)
@@ -71,11 +83,17 @@ def unary_probabilities(scores: np.ndarray, crf: str) -> np.ndarray:
 
 def make_label(job: LabelJob, rule: LabelRule) -> None:
     """Make the label PNG of one photo from its stored CAM; raises `DataError` naming a broken file."""
-    keys, cam = load_full_cam(job.cam, size=job.size)
-    image = None
-    if rule.crf_params is not None:
-        image = read_image(job.image)
-        if image.shape[:2] != job.size:
-            found, expected = (f"{height}x{width}" for height, width in (image.shape[:2], job.size))
-            raise DataError(f"{job.image}: the photo is {found}, expected {expected}", hint="rca prepare ... --force")
+    keys, cam, image = read_job(job, rule)
     write_mask(job.label, cam_to_label(cam, keys, image, rule))
+
+
+def read_job(job: LabelJob, rule: LabelRule) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Classes (K,), maps (K, H, W) and, where there is a CRF, the photo (H, W, 3); raises `DataError` naming a broken file."""
+    keys, cam = load_full_cam(job.cam, size=job.size)
+    if rule.crf_params is None:
+        return keys, cam, None
+    image = read_image(job.image)
+    if image.shape[:2] != job.size:
+        found, expected = (f"{height}x{width}" for height, width in (image.shape[:2], job.size))
+        raise DataError(f"{job.image}: the photo is {found}, expected {expected}", hint="rca prepare ... --force")
+    return keys, cam, image

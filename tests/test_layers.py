@@ -24,8 +24,8 @@ LAYERS = {
         "data/json_window", "data/coco_json", "data/coco_regions", "data/coco_rule", "data/coco_paint", "data/coco",
     ],
     "computation": [
-        "models/*", "refine/*", "data/transforms", "data/datasets", "optim", "kmeans", "cam_inference", "cams", "pseudo", "scoring",
-        "metrics", "tally", "bootstrap", "boundary", "conventions", "scorecard", "checkpoint", "world",
+        "models/*", "refine/*", "data/transforms", "data/datasets", "optim", "kmeans", "cam_inference", "cams", "pseudo", "pseudo_batch",
+        "scoring", "metrics", "tally", "bootstrap", "boundary", "conventions", "scorecard", "checkpoint", "world",
     ],
     "engine": ["engine"],
     "stages": ["stages/*"],
@@ -62,8 +62,8 @@ EXPORT = [module for module in MODULES if module.startswith("export/")]
 
 # Where torch may be loaded: not by what runs in worker processes, which have to start fast.
 WITHOUT_TORCH = [
-    *LAYERS["foundation"], *LAYERS["cli"], *EXPORT, "pseudo", "scoring", "cams", "metrics", "tally", "scorecard",
-    "stages/prepare", "stages/sbd_masks", "stages/verify_data", "stages/voc_download",
+    *LAYERS["foundation"], *LAYERS["cli"], *EXPORT, "pseudo", "refine/crf", "refine/lattice", "scoring", "cams", "metrics", "tally",
+    "scorecard",    "stages/prepare", "stages/sbd_masks", "stages/verify_data", "stages/voc_download",
 ]  # fmt: skip
 
 

@@ -1,20 +1,24 @@
-"""CAMs to labels: rules on 4x4 maps by hand, and whole files."""
+"""CAMs to labels: rules on 4x4 maps by hand, whole files, and the step with each program of the CRF."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiny_run import TinyRun, record
 
 from rcatool.cams import save_cam
 from rcatool.data.labels import IGNORE, read_mask
 from rcatool.errors import DataError
 from rcatool.metrics import confusion_matrix, sweep_histogram, sweep_matrices
-from rcatool.pseudo import LabelJob, LabelRule, background_score, cam_to_label, make_label, unary_probabilities
+from rcatool.pseudo import LabelJob, LabelRule, background_score, cam_to_label, make_label, read_job, unary_probabilities
+from rcatool.pseudo_batch import batches, make_labels_batched
 from rcatool.refine.crf import CrfParams
 
 # Two maps on 4x4 pixels, of the classes 0 and 6: labels 1 and 7.
@@ -129,8 +133,6 @@ def job(tmp_path: Path, size: tuple[int, int] = (8, 8)) -> LabelJob:
 
 @pytest.mark.parametrize("crf", ["none", "seed", "irn"])
 def test_a_label_file_is_made(crf: str, tmp_path: Path) -> None:
-    if crf != "none":
-        pytest.importorskip("pydensecrf")
     made = job(tmp_path)
     make_label(made, rule(crf=crf, crf_params=None if crf == "none" else CrfParams(3, 3, 3, 80, 13, 10)))
     label = read_mask(made.label, num_classes=20, size=(8, 8))
@@ -153,3 +155,43 @@ def test_files_that_do_not_fit_are_named_and_no_label_is_left(tmp_path: Path) ->
     with pytest.raises(DataError, match=re.escape(str(made.cam))):
         make_label(made, rule())
     assert not made.label.exists()
+
+
+def test_labels_made_in_batches_are_those_made_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rcatool.pseudo_batch.BATCH_PIXELS", 128)  # two photos at a time
+    which = rule(crf="seed", crf_params=CrfParams(3, 3, 3, 80, 13, 10), confidence=0.9)
+    jobs = []
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        jobs.append(job(tmp_path / name))
+        make_label(jobs[-1], which)
+    alone = [made.label.read_bytes() for made in jobs]
+    for made in jobs:
+        made.label.unlink()
+    assert list(make_labels_batched(((made, read_job(made, which)) for made in jobs), which, device="cpu")) == [2, 1]
+    assert [made.label.read_bytes() for made in jobs] == alone
+
+
+@pytest.mark.parametrize(
+    ("sides", "expected"), [([], []), ([9], [[9]]), ([2, 2, 2, 2], [[2, 2, 2], [2]]), ([3, 9, 1, 3, 2], [[3], [9], [1, 3], [2]])]
+)
+def test_batches_hold_so_many_pixels(sides: list[int], expected: list[list[int]]) -> None:
+    nothing = (np.zeros(0), np.zeros(0), None)
+    items = [(LabelJob(Path(), Path(), Path(), (side, side)), nothing) for side in sides]
+    assert [[made.size[0] for made, _ in batch] for batch in batches(items, 12)] == expected
+
+
+def test_the_step_says_which_program_it_used_and_all_give_the_same_labels(
+    rca: Callable[..., Result], undisturbed: TinyRun, tmp_path: Path
+) -> None:
+    labels: dict[str, np.ndarray] = {}
+    for backend, used in (("auto", "scipy on cpu"), ("torch", "torch on cpu")):
+        run = undisturbed.copy(tmp_path / backend, until="make-pseudo/labels")
+        done = rca("make-pseudo", "--run", run, "--set", "pseudo.crf=seed", "--set", f"pseudo.crf_backend={backend}", "--device", "cpu")
+        assert done.code == 0, done.err
+        assert f"make-pseudo: pseudo labels (dense CRF: {used}) of" in done.err
+        assert record(run, "make-pseudo/labels")["info"]["crf"] == used
+        files = sorted((run / "make-pseudo" / "labels").glob("*.png"))
+        labels[backend] = np.concatenate([read_mask(path, num_classes=20).ravel() for path in files])
+    assert (labels["auto"] == labels["torch"]).mean() >= 0.999
+    assert len(np.unique(labels["auto"])) > 2
