@@ -1,4 +1,4 @@
-"""torchvision's classification networks made fully convolutional, at output stride 8 or 16."""
+"""Classification networks made fully convolutional, at output stride 8 or 16: torchvision's, and ResNet-38."""
 
 from collections.abc import Callable, Iterable
 
@@ -6,14 +6,16 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from rcatool.models.resnet38 import ResNet38
+
 
 class Backbone(nn.Module):
     """A feature extractor: images (B, 3, H, W) float32, normalised, to features (B, D, ceil(H/s), ceil(W/s)), not negative.
 
-    `body` keeps torchvision's parameter names, so published state dicts load by name.
+    `body` keeps the published parameter names, so published state dicts load by name.
     """
 
-    def __init__(self, body: "_Features | _ResNetTrunk", out_channels: int, output_stride: int) -> None:
+    def __init__(self, body: "_Features | _ResNetTrunk | ResNet38", out_channels: int, output_stride: int) -> None:
         super().__init__()
         self.body = body
         self.out_channels = out_channels
@@ -29,7 +31,10 @@ class Backbone(nn.Module):
 
     @property
     def early_layers(self) -> list[nn.Module]:
-        """The modules that the first level of the pyramid is made by, in their order."""
+        """The layers that may keep their pretrained weights (`cls.freeze_early`), in order.
+
+        Those that the first level of the pyramid is made by; of ResNet-38 those that EPS keeps.
+        """
         return self.body.early_layers
 
 
@@ -151,6 +156,7 @@ _BUILDERS: dict[str, Callable[[int], tuple[nn.Module, int]]] = {
     "resnet101": lambda stride: _resnet(torchvision.models.resnet101, stride),
     "mobilenet_v2": _mobilenet_v2,
     "densenet169": _densenet169,
+    "resnet38": lambda stride: (ResNet38(stride), 4096),
     "tiny": _tiny,
 }
 
