@@ -5,13 +5,23 @@ One frozen model per section. A value keeps its name on its way: `pseudo.bg_thre
 `config_io`'s; which section belongs to which step is `steps.STEPS`'. The rules of all sections, and `data`, are in `config_data`.
 """
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rcatool.config_data import Data, Natural, NonNegative, Positive, PositiveFloat, Scale, Scales, Section, Unit
 
-Backbone = Literal["vgg16", "resnet50", "resnet101", "mobilenet_v2", "densenet169", "tiny"]
+NETWORKS = ("vgg16", "resnet38", "resnet50", "resnet101", "mobilenet_v2", "densenet169", "tiny")
+
+
+def _known_network(name: str) -> str:
+    if name not in NETWORKS and not re.fullmatch(r"timm:[\w.-]+", name):
+        raise ValueError(f"{name[:60]!r} is not one of {', '.join(NETWORKS)}, timm:NAME")
+    return name
+
+
+Backbone = Annotated[str, AfterValidator(_known_network)]
 
 
 class Cls(Section):
@@ -19,9 +29,9 @@ class Cls(Section):
 
     method: Literal["rca", "cam"] = Field("rca", description="rca: with region memory; cam: the plain baseline, no memory")
     backbone: Backbone = Field(
-        "resnet50", description="torchvision network, made fully convolutional (`tiny`: four small blocks, for demo and tests)"
+        "resnet50", description="network, made fully convolutional (timm:NAME: any of timm's; `tiny`: four small blocks, for tests)"
     )
-    weights: str = Field("imagenet", description="`imagenet` (downloaded by torchvision), `none`, or the path of a state dict")
+    weights: str = Field("imagenet", description="`imagenet` (torchvision's or timm's download), `none`, or the path of a state dict")
     output_stride: Literal[8, 16] = Field(16, description="input pixels per feature cell")
     epochs: Positive = Field(10, description="passes over the training photos")
     batch_size: Positive = Field(16, description="photos per step")
@@ -113,7 +123,7 @@ class Pseudo(Section):
 class Seg(Section):
     """The segmentation network."""
 
-    backbone: Backbone = Field("resnet101", description="torchvision network, dilated")
+    backbone: Backbone = Field("resnet101", description="network, dilated (as cls.backbone)")
     weights: str = Field("imagenet", description="`imagenet`, `none`, or the path of a state dict")
     output_stride: Literal[8, 16] = Field(8, description="input pixels per feature cell")
     aspp_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
