@@ -31,7 +31,8 @@ LAYERS = {
     "stages": ["stages/*"],
     "export": ["export/*"],
     "cli": [
-        "__init__", "cli", "options", "commands", "prepare_commands", "coco_command", "score_commands", "export_commands", "workflow",
+        "__init__", "cli", "options", "commands", "prepare_commands", "coco_command", "score_commands", "export_commands",
+        "weights_command", "workflow",
         "voc_archives", "summary", "score_tables", "mask_score", "comparison", "doctor", "__main__",
     ],
 }  # fmt: skip
@@ -48,13 +49,14 @@ FORBIDDEN = {
 
 # Libraries with one door (or two) in the package.
 DOORS = {
-    "typer": ["cli", "options", "commands", "prepare_commands", "coco_command", "score_commands", "export_commands"],
+    "typer": ["cli", "options", "commands", "prepare_commands", "coco_command", "score_commands", "export_commands", "weights_command"],
     "rich": ["console"],
     "yaml": ["yaml_text"],
     "pydensecrf": ["refine/crf"],
     "pillow_heif": ["data/photos"],
     "pydantic": ["config", "config_data", "config_io"],
-    "safetensors": ["models/weights"],
+    "safetensors": ["models/weight_files"],
+    "timm": ["models/timm_networks"],
     "pycocotools": ["data/coco_regions", "export/coco"],
 }
 

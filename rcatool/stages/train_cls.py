@@ -25,7 +25,7 @@ from rcatool.models.rca_net import RcaNet
 from rcatool.pool import worker_count
 from rcatool.run import Run
 from rcatool.stages.cls_loss import Intake, StepState, rca_loss
-from rcatool.stages.networks import cls_network, freeze_layers, make_optimizer, read_data, tag_matrix, variation
+from rcatool.stages.networks import cls_network, freeze_layers, make_optimizer, read_data, seed_dropout, tag_matrix, variation
 from rcatool.world import World, make_world
 
 # Streams of random numbers that must not coincide: numbers are drawn from (seed, epoch, stream).
@@ -76,7 +76,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
 def _build(config: Config, train: Sequence[Sample], num_classes: int, world: World) -> Training:
     if not train:
         raise DataError("the data set has no training photos", hint="rca prepare ... with a list that has some")
-    torch.manual_seed(config.seed)  # the heads' initial values; nothing else in training draws from this generator
+    torch.manual_seed(config.seed)  # the heads' initial values; in training, only dropout draws from this generator
     model = world.place(cls_network(config, tag_matrix(train, num_classes), pretrained=True))
     return Training(model, make_optimizer(model, config.cls), config, world)
 
@@ -91,6 +91,7 @@ def _train_epoch(training: Training, loader: Any, epoch: int, log: TrainLog) -> 
     config, model = training.config, training.model
     settings = config.memory
     model.train()
+    seed_dropout(config.seed, epoch)
     freeze_layers(model, config.cls)
     if model.memory is not None and settings.prototypes and epoch >= settings.prototypes_start:
         model.memory.refresh_prototypes(seed=_seed(config.seed, epoch), iterations=settings.kmeans_iterations)
