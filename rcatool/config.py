@@ -49,6 +49,13 @@ class Cls(Section):
     p_weight: NonNegative = Field(0.4, description="rca: weight of the classification loss of the first map P")
     feature_scale: Unit = Field(1.0, description="rca: factor of F beside the context in the O head's input; 1: the paper's concatenation")
 
+    accumulate: Literal["none", "topk", "confidence"] = Field(
+        "none", description="keep the maximum of a photo's maps over epochs (cam.source): of tags in the top k, or of enough probability"
+    )
+    accumulate_threshold: Unit = Field(0.1, description="least probability of a tag whose map is kept (accumulate confidence)")
+    accumulate_start: Natural = Field(1, description="first epoch (from 0) whose maps are kept")
+    accumulate_stride: Annotated[int, Field(ge=1, le=32)] = Field(8, description="pixels of the photo per kept cell")
+
     @model_validator(mode="after")
     def _ordered(self) -> "Cls":
         if self.resize_long[0] > self.resize_long[1]:
@@ -87,6 +94,9 @@ class Memory(Section):
 class Cam(Section):
     """CAM export."""
 
+    source: Literal["network", "accumulated"] = Field(
+        "network", description="maps of the trained network, or those that training kept of its photos (cls.accumulate)"
+    )
     scales: Scales = Field((0.5, 1.0, 1.5, 2.0), description="sizes the network sees each photo at")
     flip: bool = Field(True, description="also the mirrored photo")
     stride: Annotated[int, Field(ge=1, le=16)] = Field(4, description="pixels per stored CAM cell")

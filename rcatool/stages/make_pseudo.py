@@ -25,6 +25,7 @@ from rcatool.pool import parallel_map, worker_count
 from rcatool.pseudo import LabelJob, LabelRule, make_label
 from rcatool.refine.crf import crf_params, require_backend
 from rcatool.run import Run
+from rcatool.stages.accumulated import check_source, export_accumulated
 from rcatool.stages.networks import load_cls, read_data
 from rcatool.world import World, make_world
 
@@ -35,6 +36,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     """Export CAMs, then make labels of them; each step only if it is not current."""
     if config.pseudo.crf != "none":
         require_backend(config.pseudo.crf_backend)  # before hours of CAMs, not after
+    check_source(config)
     run.require("train-cls", config)
     export_cams(run, config, force=force)
     make_labels(run, config, force=force)
@@ -48,6 +50,8 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
     world = make_world(device=config.runtime.device, precision=config.runtime.precision)
     samples, root = _tagged(run, config)
     model = load_cls(run, config, world)
+    if config.cam.source == "accumulated":
+        export_accumulated(run, config, step.path)  # training photos; the others have only the network's maps
     todo = [sample for sample in samples if not (step.path / f"{sample.id}.npz").exists()]
     _say("CAMs", len(samples), len(todo))
     dataset = MultiScaleDataset(todo, root, scales=config.cam.scales, flip=config.cam.flip)
