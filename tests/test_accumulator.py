@@ -78,9 +78,9 @@ def test_a_ramp_comes_back_from_any_size(scale: float, mirror: bool) -> None:
         expected = F.avg_pool2d(torch.stack([rows / height, columns / width]), 4)
         y = (torch.arange(24) + 0.5) / 24 * view.size[0] - view.box[0]
         x = (torch.arange(32) + 0.5) / 32 * view.size[1] - view.box[1]
-        bottom, right = (min(crop, side) - 8 for side in view.size)  # a cell away from the border and from what was added
-        clear = ((y > 8) & (y < bottom))[:, None] & ((x > 8) & (x < right))
-        assert clear.sum() > 30
+        bottom, right = (min(crop, side) - 12 for side in view.size)  # a cell and a half away from the border and from what was added
+        clear = ((y > 12) & (y < bottom))[:, None] & ((x > 12) & (x < right))
+        assert clear.sum() >= 20
         assert (back - expected)[:, clear].abs().max() < 0.01
 
 
