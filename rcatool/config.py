@@ -5,13 +5,23 @@ One frozen model per section. A value keeps its name on its way: `pseudo.bg_thre
 `config_io`'s; which section belongs to which step is `steps.STEPS`'. The rules of all sections, and `data`, are in `config_data`.
 """
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rcatool.config_data import Data, Natural, NonNegative, Positive, PositiveFloat, Scale, Scales, Section, Unit
 
-Backbone = Literal["vgg16", "resnet50", "resnet101", "mobilenet_v2", "densenet169", "tiny"]
+NETWORKS = ("vgg16", "resnet38", "resnet50", "resnet101", "mobilenet_v2", "densenet169", "tiny")
+
+
+def _known_network(name: str) -> str:
+    if name not in NETWORKS and not re.fullmatch(r"timm:[\w.-]+", name):
+        raise ValueError(f"{name[:60]!r} is not one of {', '.join(NETWORKS)}, timm:NAME")
+    return name
+
+
+Backbone = Annotated[str, AfterValidator(_known_network)]
 
 
 class Cls(Section):
@@ -19,9 +29,9 @@ class Cls(Section):
 
     method: Literal["rca", "cam"] = Field("rca", description="rca: with region memory; cam: the plain baseline, no memory")
     backbone: Backbone = Field(
-        "resnet50", description="torchvision network, made fully convolutional (`tiny`: four small blocks, for demo and tests)"
+        "resnet50", description="network, made fully convolutional (timm:NAME: any of timm's; `tiny`: four small blocks, for tests)"
     )
-    weights: str = Field("imagenet", description="`imagenet` (downloaded by torchvision), `none`, or the path of a state dict")
+    weights: str = Field("imagenet", description="`imagenet` (torchvision's or timm's download), `none`, or the path of a state dict")
     output_stride: Literal[8, 16] = Field(16, description="input pixels per feature cell")
     epochs: Positive = Field(10, description="passes over the training photos")
     batch_size: Positive = Field(16, description="photos per step")
@@ -38,6 +48,13 @@ class Cls(Section):
     freeze_early: bool = Field(False, description="keep the layers up to the backbone's first level (stride 8) as pretrained")
     p_weight: NonNegative = Field(0.4, description="rca: weight of the classification loss of the first map P")
     feature_scale: Unit = Field(1.0, description="rca: factor of F beside the context in the O head's input; 1: the paper's concatenation")
+
+    accumulate: Literal["none", "topk", "confidence"] = Field(
+        "none", description="keep the maximum of a photo's maps over epochs (cam.source): of tags in the top k, or of enough probability"
+    )
+    accumulate_threshold: Unit = Field(0.1, description="least probability of a tag whose map is kept (accumulate confidence)")
+    accumulate_start: Natural = Field(1, description="first epoch (from 0) whose maps are kept")
+    accumulate_stride: Annotated[int, Field(ge=1, le=32)] = Field(8, description="pixels of the photo per kept cell")
 
     @model_validator(mode="after")
     def _ordered(self) -> "Cls":
@@ -77,6 +94,9 @@ class Memory(Section):
 class Cam(Section):
     """CAM export."""
 
+    source: Literal["network", "accumulated"] = Field(
+        "network", description="maps of the trained network, or those that training kept of its photos (cls.accumulate)"
+    )
     scales: Scales = Field((0.5, 1.0, 1.5, 2.0), description="sizes the network sees each photo at")
     flip: bool = Field(True, description="also the mirrored photo")
     stride: Annotated[int, Field(ge=1, le=16)] = Field(4, description="pixels per stored CAM cell")
@@ -118,7 +138,7 @@ class Pseudo(Section):
 class Seg(Section):
     """The segmentation network."""
 
-    backbone: Backbone = Field("resnet101", description="torchvision network, dilated")
+    backbone: Backbone = Field("resnet101", description="network, dilated (as cls.backbone)")
     weights: str = Field("imagenet", description="`imagenet`, `none`, or the path of a state dict")
     output_stride: Literal[8, 16] = Field(8, description="input pixels per feature cell")
     aspp_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(

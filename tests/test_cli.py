@@ -142,6 +142,7 @@ OPTIONS = {
     "export png": EXPORT | {"--classes", "--rgb"},
     "status": {"--run", "--json", "--debug"},
     "doctor": {"--run", "--json", "--debug"},
+    "convert-weights": {"--debug"},
 }
 
 

@@ -18,7 +18,7 @@ LAYERS = {
     "errors": ["errors"],
     "foundation": [
         "config", "config_data", "config_io", "yaml_text", "files", "pool", "lock", "results", "steps", "run", "console",
-        "data/__init__", "data/labels", "data/manifest", "data/tags", "data/npy", "data/voc", "data/folder", "data/shapes",
+        "data/__init__", "data/labels", "data/manifest", "data/saliency", "data/tags", "data/npy", "data/voc", "data/folder", "data/shapes",
         "data/mat5", "data/sbd", "data/phash", "data/mask_digest", "data/census", "data/photos", "data/photo_files", "data/photo_ids",
         "data/tag_rows", "data/tag_csv", "data/tag_json", "data/tag_folders", "data/json_source", "data/coco_file", "data/coco_masks",
         "data/json_window", "data/coco_json", "data/coco_regions", "data/coco_rule", "data/coco_paint", "data/coco",
@@ -31,7 +31,8 @@ LAYERS = {
     "stages": ["stages/*"],
     "export": ["export/*"],
     "cli": [
-        "__init__", "cli", "options", "commands", "prepare_commands", "coco_command", "score_commands", "export_commands", "workflow",
+        "__init__", "cli", "options", "commands", "prepare_commands", "coco_command", "score_commands", "export_commands",
+        "weights_command", "workflow",
         "voc_archives", "summary", "score_tables", "mask_score", "comparison", "doctor", "__main__",
     ],
 }  # fmt: skip
@@ -48,13 +49,14 @@ FORBIDDEN = {
 
 # Libraries with one door (or two) in the package.
 DOORS = {
-    "typer": ["cli", "options", "commands", "prepare_commands", "coco_command", "score_commands", "export_commands"],
+    "typer": ["cli", "options", "commands", "prepare_commands", "coco_command", "score_commands", "export_commands", "weights_command"],
     "rich": ["console"],
     "yaml": ["yaml_text"],
     "pydensecrf": ["refine/crf"],
     "pillow_heif": ["data/photos"],
     "pydantic": ["config", "config_data", "config_io"],
-    "safetensors": ["models/weights"],
+    "safetensors": ["models/weight_files"],
+    "timm": ["models/timm_networks"],
     "pycocotools": ["data/coco_regions", "export/coco"],
 }
 

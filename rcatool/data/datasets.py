@@ -50,8 +50,8 @@ class Variation:
     seed: int
 
 
-class _TrainingPhotos(Dataset[tuple[Tensor, Tensor, int]]):
-    """Photos to train on: (epoch, index) -> (image (3, S, S) float32, target, index)."""
+class _TrainingPhotos(Dataset[tuple[Any, ...]]):
+    """Photos to train on: (epoch, index) -> (image (3, S, S) float32, target, index), and more."""
 
     def __init__(self, samples: Sequence[Sample], root: Path, num_classes: int, variation: Variation) -> None:
         self.samples, self.root, self.num_classes, self.variation = list(samples), root, num_classes, variation
@@ -65,15 +65,16 @@ class _TrainingPhotos(Dataset[tuple[Tensor, Tensor, int]]):
         rng = np.random.default_rng([self.variation.seed, *key])
         return sample, transforms.to_tensor(read_image(self.root / sample.image)), rng
 
-    def _augment(self, image: Tensor, label: Tensor | None, scale: float, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
-        size, vary = transforms.scaled_size(*image.shape[-2:], scale), self.variation
-        return transforms.augment(
-            image, label, size=size, crop_size=vary.crop_size, flip=vary.flip, jitter=vary.color_jitter, rng=rng
-        )
+    def _view(self, image: Tensor, scale: float, rng: np.random.Generator) -> transforms.View:
+        size = transforms.scaled_size(*image.shape[-2:], scale)
+        return transforms.draw_view(size, self.variation.crop_size, flip=self.variation.flip, rng=rng)
 
 
 class ClsDataset(_TrainingPhotos):
-    """Training photos with tags: (epoch, index) -> (image (3, S, S) float32, tags (C,) float32, index)."""
+    """Training photos with tags: (epoch, index) -> (image (3, S, S) float32, tags (C,) float32, index, view (7,) int64).
+
+    The view says what part of the photo the image shows (`transforms.View.numbers`).
+    """
 
     def __init__(
         self, samples: Sequence[Sample], root: Path, num_classes: int, variation: Variation, *, resize_long: tuple[int, int]
@@ -81,11 +82,12 @@ class ClsDataset(_TrainingPhotos):
         super().__init__(samples, root, num_classes, variation)
         self.resize_long = resize_long
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int, Tensor]:
         sample, image, rng = self._start(key)
         long = int(rng.integers(self.resize_long[0], self.resize_long[1] + 1))
-        piece, _ = self._augment(image, None, long / max(image.shape[-2:]), rng)
-        return piece, tag_vector(sample, self.num_classes), key[1]
+        view = self._view(image, long / max(image.shape[-2:]), rng)
+        piece = transforms.view_image(image, view, jitter=self.variation.color_jitter, rng=rng)
+        return piece, tag_vector(sample, self.num_classes), key[1], view.numbers
 
 
 class SegDataset(_TrainingPhotos):
@@ -107,10 +109,9 @@ class SegDataset(_TrainingPhotos):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
         sample, image, rng = self._start(key)
         label = read_mask(self.labels / f"{sample.id}.png", num_classes=self.num_classes, size=sample.size)
-        scale = float(rng.uniform(*self.resize_scale))
-        piece, target = self._augment(image, torch.from_numpy(np.array(label)), scale, rng)
-        assert target is not None
-        return piece, target.long(), key[1]
+        view = self._view(image, float(rng.uniform(*self.resize_scale)), rng)
+        piece = transforms.view_image(image, view, jitter=self.variation.color_jitter, rng=rng)
+        return piece, transforms.view_label(torch.from_numpy(np.array(label)), view).long(), key[1]
 
 
 class MultiScaleDataset(Dataset[tuple[int, list[Tensor]]]):

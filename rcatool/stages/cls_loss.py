@@ -1,5 +1,6 @@
 """The loss of a training step of stage 1 (spec 1.7), and what the region memory took in."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -36,17 +37,20 @@ class StepState:
     generator: torch.Generator
     intake: Intake
     probe: bool = False
+    accumulate: Callable[..., object] | None = None  # takes maps (B, C, h, w), probabilities (B, C), where=(photo, view)
 
 
-def rca_loss(model: RcaNet, batch: tuple[Tensor, Tensor, Tensor], config: Config, state: StepState) -> dict[str, Tensor]:
-    """The total loss of images (B, 3, S, S), tags (B, C), photo indices (B,), with its terms; then the memory is written.
+def rca_loss(model: RcaNet, batch: tuple[Tensor, ...], config: Config, state: StepState) -> dict[str, Tensor]:
+    """The total loss of images (B, 3, S, S), tags (B, C), photo indices (B,), views (B, 7), with its terms; then the memory is written.
 
     Main term on O, p_weight x the same on P, contrast_weight x the semantic contrast; the plain CAM has P alone. With
     `state.probe`, `grad_*` is the norm of each weighted term's gradient in F.
     """
-    images, tags, photo = batch
+    images, tags, photo, *more = batch
     maps = model(images)
     o_score = maps.final.float().mean(dim=(2, 3))
+    if state.accumulate is not None:
+        state.accumulate(maps.final.detach(), o_score.detach().sigmoid(), where=(photo, more[0]))
     terms = {"loss_o": (1.0, F.multilabel_soft_margin_loss(o_score, tags))}
     if model.memory is not None:
         terms["loss_p"] = config.cls.p_weight, F.multilabel_soft_margin_loss(maps.p.float().mean(dim=(2, 3)), tags)

@@ -27,6 +27,7 @@ from rcatool.pseudo import LabelJob, LabelRule, make_label, read_job
 from rcatool.pseudo_batch import make_labels_batched
 from rcatool.refine.crf import choose_backend, crf_params
 from rcatool.run import Run
+from rcatool.stages.accumulated import check_source, export_accumulated
 from rcatool.stages.networks import load_cls, read_data
 from rcatool.stages.region_bank import choose_photos, load_bank, make_bank
 from rcatool.world import World, make_world
@@ -38,6 +39,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     """Export CAMs, then make labels of them; each step only if it is not current."""
     if config.pseudo.crf != "none":
         choose_backend(config.pseudo.crf_backend, "cpu")  # before hours of CAMs, not after
+    check_source(config)
     run.require("train-cls", config)
     export_cams(run, config, force=force)
     make_labels(run, config, force=force)
@@ -52,6 +54,8 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
     samples, root = _tagged(run, config)
     model = load_cls(run, config, world)
     bank = _region_bank(step.path / "regions.bank", model, run, config, world)
+    if config.cam.source == "accumulated":
+        export_accumulated(run, config, step.path)  # training photos; the others have only the network's maps
     todo = [sample for sample in samples if not (step.path / f"{sample.id}.npz").exists()]
     photo = {sample.id: number for number, sample in enumerate(samples)}
     _say("CAMs", len(samples), len(todo))

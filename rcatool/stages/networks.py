@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rcatool import console
 from rcatool.checkpoint import load_state
 from rcatool.config import Cls, Config, Seg
 from rcatool.data.datasets import Variation, tag_vector
 from rcatool.data.labels import ClassInfo, read_classes
 from rcatool.data.manifest import Sample, read_manifest, split
 from rcatool.errors import DataError
-from rcatool.models.backbones import build_backbone, freeze, freeze_batch_norm
+from rcatool.models.backbones import Backbone, build_backbone, freeze, freeze_batch_norm
 from rcatool.models.deeplab import DeepLab
 from rcatool.models.rca_net import RcaNet
 from rcatool.models.region_memory import build_memory
@@ -27,13 +29,12 @@ from rcatool.steps import STEPS
 from rcatool.world import World
 
 M = TypeVar("M", bound=nn.Module)
+DROPOUT_STREAM = 2  # numbers of the other streams: stages/train_cls.py
 
 
 def cls_network(config: Config, tags: Tensor, *, pretrained: bool) -> RcaNet:
     """The classification network for training photos with tags (n, C) bool; `pretrained` loads the backbone's weights."""
-    backbone = build_backbone(config.cls.backbone, output_stride=config.cls.output_stride)
-    if pretrained:
-        load_weights(backbone, config.cls.backbone, config.cls.weights)
+    backbone = _backbone(config.cls, pretrained=pretrained)
     settings, memory = config.memory, None
     if config.cls.method == "rca":
         memory = build_memory(
@@ -52,10 +53,22 @@ def cls_network(config: Config, tags: Tensor, *, pretrained: bool) -> RcaNet:
 
 def seg_network(config: Config, num_classes: int, *, pretrained: bool) -> DeepLab:
     """The segmentation network; `pretrained` loads the backbone's weights."""
-    backbone = build_backbone(config.seg.backbone, output_stride=config.seg.output_stride)
-    if pretrained:
-        load_weights(backbone, config.seg.backbone, config.seg.weights)
+    backbone = _backbone(config.seg, pretrained=pretrained)
     return DeepLab(backbone, num_classes, aspp_rates=config.seg.aspp_rates)
+
+
+def _backbone(settings: Cls | Seg, *, pretrained: bool) -> Backbone:
+    backbone = build_backbone(settings.backbone, output_stride=settings.output_stride)
+    if pretrained and backbone.output_stride != settings.output_stride:
+        console.log(f"{settings.backbone}: a feature cell is {backbone.output_stride} pixels wide, not {settings.output_stride}")
+    if pretrained:
+        load_weights(backbone, settings.backbone, settings.weights)
+    return backbone
+
+
+def seed_dropout(seed: int, epoch: int) -> None:
+    """Let what a network draws while it trains (dropout) depend on (seed, epoch) alone, so that resuming changes nothing."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, DROPOUT_STREAM]).generate_state(1, np.uint64)[0] >> 1))
 
 
 def freeze_layers(model: RcaNet | DeepLab, settings: Cls | Seg) -> None:
