@@ -120,7 +120,7 @@ def settings_used(step: Step, config: Config) -> dict[str, Any]:
             continue
         if dotted.startswith("data.coco_") and config.data.dataset != "coco":
             continue
-        if section == "memory" and config.cls.method != "rca":
+        if section == "memory" and config.cls.method == "cam":
             continue  # the plain CAM has no memory
         value = config_io.get(config, dotted)
         used[dotted] = list(value) if isinstance(value, tuple) else value

@@ -22,20 +22,22 @@ from rcatool.errors import RcaError
 
 
 class EpochBatches:
-    """Batches of (epoch, index) in a shuffled order that depends on (seed, epoch) alone.
+    """Batches of (epoch, index) in a shuffled order that depends on (seed, epoch) alone, or in the photos' own.
 
     The last batch of an epoch may be smaller; nothing is dropped or repeated.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
-        self.count, self.batch_size, self.seed = count, batch_size, seed
+    def __init__(self, count: int, batch_size: int, seed: int, *, shuffle: bool = True) -> None:
+        self.count, self.batch_size, self.seed, self.shuffle = count, batch_size, seed, shuffle
         self.epoch = 0
 
     def __len__(self) -> int:
         return -(-self.count // self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count).tolist()
+        order = list(range(self.count))
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count).tolist()
         for start in range(0, self.count, self.batch_size):
             yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
 
@@ -65,26 +67,34 @@ class _TrainingPhotos(Dataset[tuple[Tensor, Tensor, int]]):
         rng = np.random.default_rng([self.variation.seed, *key])
         return sample, transforms.to_tensor(read_image(self.root / sample.image)), rng
 
-    def _augment(self, image: Tensor, label: Tensor | None, scale: float, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
-        size, vary = transforms.scaled_size(*image.shape[-2:], scale), self.variation
+    def _augment(
+        self, image: Tensor, label: Tensor | None, size: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        vary = self.variation
         return transforms.augment(
             image, label, size=size, crop_size=vary.crop_size, flip=vary.flip, jitter=vary.color_jitter, rng=rng
         )
 
 
 class ClsDataset(_TrainingPhotos):
-    """Training photos with tags: (epoch, index) -> (image (3, S, S) float32, tags (C,) float32, index)."""
+    """Training photos with tags: (epoch, index) -> (image (3, S, S) float32, tags (C,) float32, index).
+
+    The long side is drawn from `resize_long` before cropping; without it the whole photo is squeezed into the square.
+    """
 
     def __init__(
-        self, samples: Sequence[Sample], root: Path, num_classes: int, variation: Variation, *, resize_long: tuple[int, int]
+        self, samples: Sequence[Sample], root: Path, num_classes: int, variation: Variation, *, resize_long: tuple[int, int] | None
     ) -> None:
         super().__init__(samples, root, num_classes, variation)
         self.resize_long = resize_long
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
         sample, image, rng = self._start(key)
-        long = int(rng.integers(self.resize_long[0], self.resize_long[1] + 1))
-        piece, _ = self._augment(image, None, long / max(image.shape[-2:]), rng)
+        size = (self.variation.crop_size, self.variation.crop_size)
+        if self.resize_long is not None:
+            long = int(rng.integers(self.resize_long[0], self.resize_long[1] + 1))
+            size = transforms.scaled_size(*image.shape[-2:], long / max(image.shape[-2:]))
+        piece, _ = self._augment(image, None, size, rng)
         return piece, tag_vector(sample, self.num_classes), key[1]
 
 
@@ -108,7 +118,8 @@ class SegDataset(_TrainingPhotos):
         sample, image, rng = self._start(key)
         label = read_mask(self.labels / f"{sample.id}.png", num_classes=self.num_classes, size=sample.size)
         scale = float(rng.uniform(*self.resize_scale))
-        piece, target = self._augment(image, torch.from_numpy(np.array(label)), scale, rng)
+        size = transforms.scaled_size(*image.shape[-2:], scale)
+        piece, target = self._augment(image, torch.from_numpy(np.array(label)), size, rng)
         assert target is not None
         return piece, target.long(), key[1]
 

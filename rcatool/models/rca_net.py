@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rcatool.models.backbones import Backbone
+from rcatool.models.heads import LINEAR, HeadKind
 from rcatool.models.region_memory import Attention, RegionMemory, aggregate
 
 
@@ -33,8 +34,8 @@ class RcaNet(nn.Module):
     """F = backbone(I); P = 1x1(F); O = 1x1([context, s F]) with context from the memory's prototypes (paper Fig. 2, spec 1.1).
 
     `feature_scale` s is 1 in the paper; below 1 the context weighs more, and O is flatter over an object than P.
-    Heads are 1x1 and free of bias, so that a class's score is exactly the mean of its map. Without a memory it is the
-    plain CAM network. `forward` has no side effect; with the aggregation off, or before there are prototypes, the
+    Heads are 1x1 and free of bias, so that a class's score is exactly the mean of its map, or deep (`head`). Without a
+    memory it is the plain CAM network. `forward` has no side effect; with the aggregation off, or before there are prototypes, the
     context is zero and O depends on F only.
     """
 
@@ -47,6 +48,7 @@ class RcaNet(nn.Module):
         attention: Attention = "cosine",
         attention_temperature: float = 0.07,
         feature_scale: float = 1.0,
+        head: HeadKind = LINEAR,
     ) -> None:
         super().__init__()
         width = backbone.out_channels
@@ -55,12 +57,8 @@ class RcaNet(nn.Module):
         self.attention: Attention = attention
         self.attention_temperature = attention_temperature
         self.feature_scale = feature_scale
-        self.p_head = nn.Conv2d(width, num_classes, 1, bias=False)
-        nn.init.normal_(self.p_head.weight, std=0.01)
-        self.o_head: nn.Conv2d | None = None
-        if memory is not None:
-            self.o_head = nn.Conv2d(2 * width, num_classes, 1, bias=False)
-            nn.init.normal_(self.o_head.weight, std=0.01)
+        self.p_head = head.build(width, num_classes, separate=False)
+        self.o_head = None if memory is None else head.build(2 * width, num_classes, separate=True)
 
     def forward(self, images: Tensor) -> Maps:
         """Images (B, 3, H, W) float32, normalised -> maps at the backbone's output stride."""

@@ -19,13 +19,13 @@ from rcatool.config import Cam, Config
 from rcatool.data.datasets import MultiScaleDataset, view_loader
 from rcatool.data.manifest import Sample, check_images, split
 from rcatool.errors import DataError
-from rcatool.models.rca_net import Maps, RcaNet
+from rcatool.models.rca_net import Maps
 from rcatool.models.region_cam import hypercolumns, region_cam
 from rcatool.pool import parallel_map, worker_count
 from rcatool.pseudo import LabelJob, LabelRule, make_label
 from rcatool.refine.crf import crf_params, require_backend
 from rcatool.run import Run
-from rcatool.stages.networks import load_cls, read_data
+from rcatool.stages.networks import ClsNet, load_cls, read_data
 from rcatool.world import World, make_world
 
 REGION_STRIDE = 8  # pixels per cell of the comparison with regions: the finest level of most backbones
@@ -114,7 +114,7 @@ def photo_cam(
     return np.asarray(sample.classes), cam
 
 
-def _forward(model: RcaNet, settings: Cam, sample: Sample) -> Callable[[Tensor], Sequence[Tensor]]:
+def _forward(model: ClsNet, settings: Cam, sample: Sample) -> Callable[[Tensor], Sequence[Tensor]]:
     """Images -> positive part of the exported map, of the sample's classes only, and the hypercolumns if they are needed."""
     keys = torch.as_tensor(sample.classes, dtype=torch.long)
 

@@ -3,7 +3,7 @@
 Settings become keyword arguments here, so that the stages that train a network and those that use it cannot differ.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,23 +18,30 @@ from rcatool.data.manifest import Sample, read_manifest, split
 from rcatool.errors import DataError
 from rcatool.models.backbones import build_backbone, freeze_batch_norm
 from rcatool.models.deeplab import DeepLab
+from rcatool.models.heads import HeadKind
+from rcatool.models.official import OfficialNet, noise_memory
 from rcatool.models.rca_net import RcaNet
 from rcatool.models.region_memory import build_memory
 from rcatool.models.weights import load_weights
-from rcatool.optim import sgd
+from rcatool.optim import poly, sgd, step_decay
 from rcatool.run import Run
 from rcatool.steps import STEPS
 from rcatool.world import World
 
 M = TypeVar("M", bound=nn.Module)
+ClsNet = RcaNet | OfficialNet
 
 
-def cls_network(config: Config, tags: Tensor, *, pretrained: bool) -> RcaNet:
+def cls_network(config: Config, tags: Tensor, *, pretrained: bool) -> ClsNet:
     """The classification network for training photos with tags (n, C) bool; `pretrained` loads the backbone's weights."""
     backbone = build_backbone(config.cls.backbone, output_stride=config.cls.output_stride)
     if pretrained:
         load_weights(backbone, config.cls.backbone, config.cls.weights)
     settings, memory = config.memory, None
+    head = HeadKind(config.cls.head, config.cls.head_width)
+    if config.cls.method == "official":
+        memory = noise_memory(tags, backbone.out_channels, size=settings.size, prototypes=settings.prototypes)
+        return OfficialNet(backbone, tags.shape[1], memory, head=head)
     if config.cls.method == "rca":
         memory = build_memory(
             tags, backbone.out_channels, design=settings.design, size=settings.size, prototypes=settings.prototypes
@@ -46,6 +53,7 @@ def cls_network(config: Config, tags: Tensor, *, pretrained: bool) -> RcaNet:
         attention=settings.attention,
         attention_temperature=settings.attention_temperature,
         feature_scale=config.cls.feature_scale,
+        head=head,
     )
 
 
@@ -57,12 +65,20 @@ def seg_network(config: Config, num_classes: int, *, pretrained: bool) -> DeepLa
     return DeepLab(backbone, num_classes, aspp_rates=config.seg.aspp_rates)
 
 
-def make_optimizer(model: RcaNet | DeepLab, settings: Cls | Seg) -> torch.optim.SGD:
+def make_optimizer(model: ClsNet | DeepLab, settings: Cls | Seg) -> torch.optim.SGD:
     """SGD over what is trained, with the rates of `settings`; batch norm is frozen first where they say so."""
     if settings.freeze_bn:
         freeze_batch_norm(model)
-    rates = {name: getattr(settings, name) for name in ("lr", "head_lr", "momentum", "weight_decay")}
-    return sgd(model, model.heads(), **rates)
+    names = ("lr", "head_lr", "momentum", "weight_decay", "nesterov", "decay_all")
+    return sgd(model, model.heads(), **{name: getattr(settings, name) for name in names if hasattr(settings, name)})
+
+
+def lr_schedule(settings: Cls | Seg, epoch: int, steps: int) -> tuple[int, Callable[[int], float]]:
+    """The steps done before an `epoch` of `steps`, and the factor of the learning rates at a step."""
+    if isinstance(settings, Cls) and settings.schedule == "step":
+        factor = step_decay(epoch, settings.step_epochs)
+        return epoch * steps, lambda step: factor
+    return epoch * steps, lambda step: poly(step, settings.epochs * steps, settings.poly_power)
 
 
 def variation(settings: Cls | Seg, seed: int) -> Variation:
@@ -70,7 +86,7 @@ def variation(settings: Cls | Seg, seed: int) -> Variation:
     return Variation(settings.crop_size, settings.flip, settings.color_jitter, seed)
 
 
-def load_cls(run: Run, config: Config, world: World) -> RcaNet:
+def load_cls(run: Run, config: Config, world: World) -> ClsNet:
     """The trained classification network of a run, in eval mode on the device."""
     classes, samples = read_data(run)
     model = cls_network(config, tag_matrix(split(samples, "train"), classes.num_classes), pretrained=False)

@@ -22,11 +22,13 @@ from rcatool.engine import TrainLog, train_one_epoch
 from rcatool.errors import DataError
 from rcatool.metrics import mean_average_precision
 from rcatool.models.backbones import freeze_batch_norm
+from rcatool.models.official import OfficialNet
+from rcatool.models.official_loss import OfficialRule, official_loss
 from rcatool.models.rca_net import RcaNet
 from rcatool.models.regions import Regions, mix_regions, pool_regions, region_contrast, region_masks
 from rcatool.pool import worker_count
 from rcatool.run import Run
-from rcatool.stages.networks import cls_network, make_optimizer, read_data, tag_matrix, variation
+from rcatool.stages.networks import ClsNet, cls_network, lr_schedule, make_optimizer, read_data, tag_matrix, variation
 from rcatool.world import World, make_world
 
 # Streams of random numbers that must not coincide: numbers are drawn from (seed, epoch, stream).
@@ -37,7 +39,7 @@ MIXUP_STREAM = 1
 class Training:
     """What a training epoch needs, and what a checkpoint holds."""
 
-    model: RcaNet
+    model: ClsNet
     optimizer: torch.optim.Optimizer
     config: Config
     world: World
@@ -56,9 +58,10 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     training = _build(config, train, classes.num_classes, world)
     start = resume_training(step.path / "last.pt", training.model, training.optimizer)
     console.log(_headline(config, train, start, world))
-    batches = EpochBatches(len(train), config.cls.batch_size, config.seed)
+    batches = EpochBatches(len(train), config.cls.batch_size, config.seed, shuffle=config.cls.shuffle)
     varied = variation(config.cls, config.seed)
-    dataset = ClsDataset(train, root, classes.num_classes, varied, resize_long=config.cls.resize_long)
+    resize_long = None if config.cls.resize_square else config.cls.resize_long
+    dataset = ClsDataset(train, root, classes.num_classes, varied, resize_long=resize_long)
     loader = train_loader(dataset, batches, workers=worker_count(config.runtime.workers), pin=world.device.type == "cuda")
     log = TrainLog(step.path / "log.jsonl", every=config.runtime.log_every)
     val_map = None
@@ -100,9 +103,11 @@ def _train_epoch(training: Training, loader: Any, epoch: int, log: TrainLog) -> 
     contrast = settings.contrast_weight > 0 and epoch >= settings.contrast_start
 
     def loss_fn(batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+        if isinstance(model, OfficialNet):
+            return official_loss(model, batch, official_rule(config), contrast=contrast, generator=generator)
         return rca_loss(model, batch, config, contrast=contrast, generator=generator)
 
-    schedule = (epoch * len(loader), config.cls.epochs * len(loader), config.cls.poly_power)
+    schedule = lr_schedule(config.cls, epoch, len(loader))
     with console.progress(f"train-cls epoch {epoch + 1}/{config.cls.epochs}", total=len(loader.dataset)) as bar:
         train_one_epoch(model, loss_fn, loader, training.optimizer, schedule=schedule, world=training.world, log=log, bar=bar)
 
@@ -136,6 +141,12 @@ def rca_loss(
     return {"loss": total, **losses}
 
 
+def official_rule(config: Config) -> OfficialRule:
+    """The settings that the released code's step has."""
+    names = ("contrast_weight", "temperature", "mixup_beta", "momentum", "confidence")
+    return OfficialRule(p_weight=config.cls.p_weight, **{name: getattr(config.memory, name) for name in names})
+
+
 def _regions(features: Tensor, p: Tensor, tags: Tensor, config: Config) -> Regions:
     settings = config.memory
     masks = region_masks(
@@ -145,7 +156,7 @@ def _regions(features: Tensor, p: Tensor, tags: Tensor, config: Config) -> Regio
 
 
 @torch.inference_mode()
-def validate(model: RcaNet, samples: Sequence[Sample], root: Path, num_classes: int, *, config: Config, world: World) -> float | None:
+def validate(model: ClsNet, samples: Sequence[Sample], root: Path, num_classes: int, *, config: Config, world: World) -> float | None:
     """mAP of the tags of held-out photos, at their own size, from the final map's score; None without tagged photos."""
     if not samples:
         return None

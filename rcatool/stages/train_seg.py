@@ -21,7 +21,7 @@ from rcatool.models.backbones import freeze_batch_norm
 from rcatool.models.deeplab import DeepLab
 from rcatool.pool import worker_count
 from rcatool.run import Run
-from rcatool.stages.networks import make_optimizer, read_data, seg_network, variation
+from rcatool.stages.networks import lr_schedule, make_optimizer, read_data, seg_network, variation
 from rcatool.world import make_world
 
 
@@ -51,7 +51,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
         model.train()
         if config.seg.freeze_bn:
             freeze_batch_norm(model)
-        schedule = (epoch * len(batches), config.seg.epochs * len(batches), config.seg.poly_power)
+        schedule = lr_schedule(config.seg, epoch, len(batches))
         with console.progress(f"train-seg epoch {epoch + 1}/{config.seg.epochs}", total=len(train)) as bar:
             loss_fn = _loss_fn(model)
             train_one_epoch(model, loss_fn, loader, optimizer, schedule=schedule, world=world, log=log, bar=bar)
