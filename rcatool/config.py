@@ -43,6 +43,7 @@ class Cls(Section):
     poly_power: PositiveFloat = Field(0.9, description="power of the poly learning-rate schedule")
     step_epochs: tuple[Positive, ...] = Field((5, 10), description="epochs (from 0) that the step schedule goes down at")
     freeze_bn: bool = Field(True, description="keep batch norm at its pretrained statistics")
+    freeze_early: bool = Field(False, description="keep the layers up to the backbone's first level (stride 8) as pretrained")
     head: Literal["1x1", "grouped"] = Field(
         "1x1", description="1x1: the paper's; grouped: three 3x3 layers before it, for O in a stack for each class (many parameters)"
     )
@@ -78,6 +79,7 @@ class Memory(Section):
     )
     contrast_start: Natural = Field(2, description="first epoch (from 0) with the contrast")
     temperature: PositiveFloat = Field(0.07, description="temperature of the contrast")
+    projection: Natural = Field(0, description="width of a linear layer that the contrast looks at regions through; 0: none")
     mixup_beta: NonNegative = Field(8.0, description="Beta parameter of the region mix-up; 0: off")
     prototypes: Natural = Field(10, description="k-means prototypes per class for the aggregation; 0: no aggregation")
     prototypes_start: Natural = Field(1, description="first epoch (from 0) with the aggregation")

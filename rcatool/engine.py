@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,25 +20,28 @@ LossFn = Callable[[tuple[Tensor, Tensor, Tensor]], dict[str, Tensor]]
 
 
 class TrainLog:
-    """log.jsonl of a training step: one object per `every` steps with the mean of each loss since the last."""
+    """log.jsonl of a training step: one object per `every` steps with each scalar's mean since the last, over the steps that had it."""
 
     def __init__(self, path: Path, *, every: int) -> None:
         self.path, self.every = path, every
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._counts: Counter[str] = Counter()
+        self._steps = 0
 
     def add(self, scalars: dict[str, Tensor]) -> bool:
         """Take the losses of a step (detached, still on the device); returns whether a line is due."""
         for name, value in scalars.items():
             self._sums[name] = self._sums.get(name, value.new_zeros(())) + value
-        self._count += 1
-        return self._count >= self.every
+            self._counts[name] += 1
+        self._steps += 1
+        return self._steps >= self.every
 
     def flush(self, **fields: Any) -> dict[str, float]:
         """Write one line with the means and `fields`, and return the means."""
-        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
         self.write(**fields, **means)
-        self._sums, self._count = {}, 0
+        self._sums, self._steps = {}, 0
+        self._counts.clear()
         return means
 
     def write(self, **fields: Any) -> None:

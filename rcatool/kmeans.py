@@ -1,51 +1,92 @@
-"""Seeded k-means on tensors, for the prototypes of the region memory."""
+"""Seeded k-means of many groups of points at once, for the prototypes of the region memory."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+# Elements of the largest temporary: distances are taken by differences, as the expanded form loses too many digits
+# between near points, and so by blocks of points.
+_BLOCK = 2**22
 
-def kmeans(points: Tensor, k: int, *, seed: int, iterations: int = 30) -> Tensor:
-    """Cluster `points` (N, D), N >= 1, into at most `k` centres: (min(k, N), D), same dtype and device.
 
-    k-means++ seeding, Lloyd until nothing changes or `iterations`; a cluster that runs empty takes the point farthest
-    from its centre. The same seed gives the same centres (spec 2.6).
+@dataclass(frozen=True)
+class _Groups:
+    """Points (N, D) sorted by group; of (N,) each point's group; first (G,) and count (G,) place and number of each group's points."""
+
+    points: Tensor
+    of: Tensor
+    first: Tensor
+    count: Tensor
+
+
+def kmeans(points: Tensor, groups: Tensor, num_groups: int, k: int, *, seed: int, iterations: int = 30) -> tuple[Tensor, Tensor]:
+    """Cluster the points (N, D) of each group (N,) in [0, G) by themselves: centres (G, k, D) and which of them exist (G, k) bool.
+
+    k-means++ seeding, Lloyd until nothing changes or `iterations`; a cluster that runs empty takes the point of its group that
+    is farthest from its centre. A group of at most k points has them as its centres. The same seed gives the same centres,
+    whatever other groups there are; dtype and device are those of the points (spec 2.6).
     """
-    if len(points) <= k:
-        return points.clone()
-    centres = _plus_plus(points, k, seed)
+    order = groups.argsort(stable=True)
+    count = torch.bincount(groups, minlength=num_groups)
+    sorted_ = _Groups(points[order], groups[order], count.cumsum(0) - count, count)
+    exists = torch.arange(k, device=points.device) < count[:, None]
+    if not len(points) or not k:
+        return points.new_zeros(num_groups, k, points.shape[1]), exists
+    place = torch.arange(k, device=points.device) + sorted_.first[:, None]
+    own = sorted_.points[place.clamp(max=len(points) - 1)]  # (G, k, D), right where a group has at most k points
+    few = (count <= k)[:, None, None]
+    centres = torch.where(few, own, _plus_plus(sorted_, k, seed))
     owner = None
     for _ in range(iterations):
-        distance, nearest = _distances(points, centres).min(dim=1)
+        distance, nearest = _distances(sorted_, centres, exists).min(dim=1)
         if owner is not None and torch.equal(nearest, owner):
             break
         owner = nearest
-        centres = _means(points, owner, distance, k)
-    return centres
+        centres = torch.where(few, own, _means(sorted_, owner, distance, centres, exists))
+    return centres * exists[:, :, None], exists
 
 
-def _distances(points: Tensor, centres: Tensor) -> Tensor:
-    """Squared distances (N, K), by differences: the expanded form loses too many digits between near points."""
-    return torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist").square()
+def _distances(groups: _Groups, centres: Tensor, exists: Tensor) -> Tensor:
+    """Squared distances (N, k) of each point to its own group's centres; infinite where a centre does not exist."""
+    rows = max(1, _BLOCK // centres[0].numel())
+    blocks = [
+        (points[:, None] - centres[of]).square().sum(dim=2).masked_fill(~exists[of], torch.inf)
+        for points, of in zip(groups.points.split(rows), groups.of.split(rows), strict=True)
+    ]
+    return torch.cat(blocks)
 
 
-def _plus_plus(points: Tensor, k: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device draws the same points
-    chosen = [int(torch.randint(len(points), (1,), generator=generator))]
-    distance = _distances(points, points[chosen]).squeeze(1)
-    for _ in range(k - 1):
-        weight = distance.double().cpu()
-        if float(weight.sum()) <= 0:  # all points coincide with a centre
-            weight = torch.ones_like(weight)
-        chosen.append(int(torch.multinomial(weight, 1, generator=generator)))
-        distance = torch.minimum(distance, _distances(points, points[chosen[-1:]]).squeeze(1))
-    return points[chosen].clone()
+def _plus_plus(groups: _Groups, k: int, seed: int) -> Tensor:
+    """k-means++ seeds (G, k, D): the next one is drawn in proportion to the squared distance from those there are."""
+    # Drawn on the CPU, so that every device draws the same, and the same for every group, so that none depends on the others.
+    drawn = torch.rand(k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist()
+    last = (groups.first + groups.count - 1).clamp(min=0)
+    weight = torch.ones(len(groups.points), dtype=torch.float64, device=groups.points.device)
+    nearest, seeds = None, []
+    for share in drawn:
+        total = weight.cumsum(0)
+        before = torch.where(groups.first > 0, total[(groups.first - 1).clamp(min=0)], 0.0)
+        place = torch.searchsorted(total, before + share * (total[last] - before), right=True)
+        chosen = groups.points[torch.minimum(place, last).maximum(groups.first.clamp(max=len(total) - 1))]
+        seeds.append(chosen)
+        distance = _distances(groups, chosen[:, None], torch.ones_like(groups.first, dtype=torch.bool)[:, None])[:, 0]
+        nearest = distance if nearest is None else torch.minimum(nearest, distance)
+        left = torch.zeros_like(groups.first, dtype=torch.float64).index_add_(0, groups.of, nearest.double())
+        weight = torch.where((left > 0)[groups.of], nearest.double(), 1.0)  # ones where all points coincide with a seed
+    return torch.stack(seeds, dim=1)
 
 
-def _means(points: Tensor, owner: Tensor, distance: Tensor, k: int) -> Tensor:
-    sums = torch.zeros(k, points.shape[1], dtype=points.dtype, device=points.device).index_add_(0, owner, points)
-    counts = torch.bincount(owner, minlength=k)
-    centres = sums / counts.clamp(min=1).unsqueeze(1)
-    empty = (counts == 0).nonzero().flatten()
-    if len(empty):
-        centres[empty] = points[distance.topk(len(empty)).indices]
-    return centres
+def _means(groups: _Groups, owner: Tensor, distance: Tensor, centres: Tensor, exists: Tensor) -> Tensor:
+    """The mean of each cluster's points; clusters without any take their group's points farthest from a centre, one each."""
+    k = centres.shape[1]
+    flat = groups.of * k + owner
+    sums = torch.zeros_like(centres).flatten(0, 1).index_add_(0, flat, groups.points).view_as(centres)
+    size = torch.bincount(flat, minlength=exists.numel()).view_as(exists)
+    means = sums / size.clamp(min=1).unsqueeze(2)
+    empty = (size == 0) & exists
+    for group in empty.any(dim=1).nonzero().flatten().tolist():
+        mine = slice(int(groups.first[group]), int(groups.first[group] + groups.count[group]))
+        number = int(empty[group].sum())
+        means[group, empty[group]] = groups.points[mine][distance[mine].topk(number).indices]
+    return means

@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from rcatool.models.backbones import Backbone, build_backbone, freeze_batch_norm
+from rcatool.models.backbones import Backbone, build_backbone, freeze, freeze_batch_norm
 
 PUBLISHED = ("vgg16", "resnet50", "resnet101", "mobilenet_v2", "densenet169")
 WIDTHS = {"vgg16": 512, "resnet50": 2048, "resnet101": 2048, "mobilenet_v2": 1280, "densenet169": 1664, "tiny": 96}
@@ -197,3 +197,28 @@ def test_earlier_levels_are_those_of_the_published_network(name: str, nodes: tup
     assert_near(first, expected[0])
     if second.shape == expected[1].shape:  # resnet50's third layer is strided at 16, densenet's third block too
         assert_near(second, expected[1])
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, "tiny"])
+@torch.inference_mode()
+def test_the_early_layers_make_the_first_level(name: str) -> None:
+    model, images = build_backbone("tiny", output_stride=16).eval() if name == "tiny" else backbone(name, 16), noise(1, 3, 32, 48)
+    features = images
+    for layer in model.early_layers:
+        features = layer(features)
+    assert torch.equal(features, model.pyramid(images)[0])
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, "tiny"])
+def test_frozen_early_layers_take_no_part_in_training(name: str) -> None:
+    model = build_backbone(name, output_stride=16).train()
+    freeze(model.early_layers)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    model.pyramid(noise(2, 3, 64, 64))[-1].sum().backward()
+    assert all(p.grad is not None for p in parameters)
+    torch.optim.SGD(parameters, lr=1.0).step()
+    early = {id(value) for layer in model.early_layers for value in (*layer.parameters(), *layer.buffers())}
+    state = dict([*model.named_parameters(), *model.named_buffers()])
+    assert all(torch.equal(value, before[key]) for key, value in state.items() if id(value) in early)
+    assert any(not torch.equal(value, before[key]) for key, value in model.named_parameters() if id(value) not in early)

@@ -7,11 +7,18 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from rcatool.kmeans import kmeans
+from rcatool import kmeans as module
 
 
 def cloud(count: int, width: int = 4, seed: int = 0) -> Tensor:
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def kmeans(points: Tensor, k: int, *, seed: int, iterations: int = 30) -> Tensor:
+    """The centres of a single group."""
+    centres, exists = module.kmeans(points, torch.zeros(len(points), dtype=torch.long), 1, k, seed=seed, iterations=iterations)
+    assert exists.tolist() == [[place < len(points) for place in range(k)]]
+    return centres[0, exists[0]]
 
 
 def distances(points: Tensor, centres: Tensor) -> Tensor:
@@ -108,3 +115,37 @@ def test_any_points_give_centres_among_them(places: list[tuple[int, int]], k: in
     assert inertia(points, centres) <= inertia(points, points.mean(dim=0, keepdim=True)) + 1e-4
     owned = distances(points, centres).argmin(dim=1).unique()
     assert len(owned) == min(len(centres), len(set(places)))  # no cluster is empty unless points coincide
+
+
+def test_groups_do_not_know_of_each_other() -> None:
+    """Invariant 27: together as apart; a permutation of the groups permutes the centres; a group may be small or empty."""
+    sizes = {0: 40, 1: 0, 2: 3, 3: 25, 4: 1}
+    parts = {group: cloud(size, seed=group) for group, size in sizes.items()}
+    points = torch.cat(list(parts.values()))
+    groups = torch.tensor([group for group, size in sizes.items() for _ in range(size)])
+    centres, exists = module.kmeans(points, groups, 5, 6, seed=3)
+    assert exists.sum(dim=1).tolist() == [6, 0, 3, 6, 1]
+    for group, part in parts.items():
+        if len(part):
+            torch.testing.assert_close(centres[group, exists[group]], kmeans(part, 6, seed=3), rtol=0, atol=1e-12)
+        assert (centres[group, ~exists[group]] == 0).all()
+    renamed = torch.tensor([3, 4, 0, 2, 1])
+    in_order, _ = module.kmeans(points, renamed[groups], 5, 6, seed=3)
+    torch.testing.assert_close(in_order[renamed], centres, rtol=0, atol=1e-12)
+
+
+def test_blocks_of_points_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    points, groups = cloud(101), torch.arange(101) % 3
+    whole = module.kmeans(points, groups, 3, 4, seed=1)
+    monkeypatch.setattr(module, "_BLOCK", 100)
+    parts = module.kmeans(points, groups, 3, 4, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+
+
+def test_an_empty_cluster_takes_the_farthest_point_of_its_group() -> None:
+    points = torch.tensor([[0.0], [0.1], [9.0], [50.0], [50.5]])
+    groups, exists = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([[True, True], [True, False]])
+    sorted_ = module._Groups(points, groups, torch.tensor([0, 3]), torch.tensor([3, 2]))
+    owner, distance = torch.tensor([0, 0, 0, 0, 0]), torch.tensor([4.0, 3.9, 5.0, 0.1, 0.1])
+    means = module._means(sorted_, owner, distance, torch.zeros(2, 2, 1), exists)
+    torch.testing.assert_close(means, torch.tensor([[[9.1 / 3], [9.0]], [[50.25], [0.0]]]))

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from rcatool.config import Config
 from rcatool.models.rca_net import RcaNet
 from rcatool.models.regions import Mixed, pool_regions, region_contrast, region_masks
+from rcatool.stages.cls_loss import Intake, StepState, rca_loss
 from rcatool.stages.networks import cls_network
-from rcatool.stages.train_cls import rca_loss
 from rcatool.stages.train_seg import seg_loss
 
 CLASSES = 3
@@ -41,8 +41,13 @@ def batch(photos: tuple[int, ...] = (0, 1, 2, 3)) -> tuple[Tensor, Tensor, Tenso
     return images[rows], TAGS[rows], rows
 
 
-def loss(model: RcaNet, settings: Config, *, contrast: bool, data: tuple[Tensor, Tensor, Tensor] | None = None) -> dict[str, Tensor]:
-    return rca_loss(model, data or batch(), settings, contrast=contrast, generator=torch.Generator().manual_seed(1))
+def loss(
+    model: RcaNet, settings: Config, *, contrast: bool, data: tuple[Tensor, Tensor, Tensor] | None = None, probe: bool = False
+) -> dict[str, Tensor]:
+    """In the last epoch before the contrast starts, or in its first."""
+    epoch = settings.memory.contrast_start - (not contrast)
+    state = StepState(epoch, torch.Generator().manual_seed(1), Intake(torch.zeros(CLASSES, dtype=torch.long)), probe=probe)
+    return rca_loss(model, data or batch(), settings, state)
 
 
 def multilabel(score: Tensor, tags: Tensor) -> Tensor:
@@ -126,7 +131,8 @@ def test_plain_cam_is_the_p_term_alone() -> None:
     plain_settings = Config.model_validate(made)
     plain, rca = network(plain_settings), network(settings)
     found = loss(plain, plain_settings, contrast=True)
-    assert set(found) == {"loss"}
+    assert set(found) == {"loss", "loss_o"}
+    assert torch.equal(found["loss"], found["loss_o"])
     assert torch.equal(found["loss"], loss(rca, settings, contrast=False)["loss_p"])
 
 
@@ -198,3 +204,66 @@ def test_seg_loss_of_pixels_to_ignore() -> None:
     seg_loss(logits, label).backward()
     assert logits.grad.abs().sum(dim=1).nonzero().tolist() == [[0, 1, 2]]
     assert seg_loss(logits.detach().half(), label).dtype == torch.float32
+
+
+def test_a_probe_measures_each_weighted_term_and_changes_nothing() -> None:
+    settings = config(contrast_weight=0.3, mixup_beta=0.0)
+    model = network(settings)
+    loss(model, settings, contrast=False)  # fills the memory
+    images, tags, _ = batch()
+    bank, bank_cls = (part.clone() for part in model.memory.valid_entries)
+    plain = loss(model, settings, contrast=True)
+    plain["loss"].backward()
+    expected_gradient = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.memory.bank[model.memory.visits > 0] = bank
+    model.zero_grad()
+    probed = loss(model, settings, contrast=True, probe=True)
+    assert set(probed) - set(plain) == {"grad_o", "grad_p", "grad_contrast"}
+    assert all(torch.equal(probed[name], plain[name]) for name in plain)
+    probed["loss"].backward()
+    found_gradient = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(torch.equal(found, expected) for found, expected in zip(found_gradient, expected_gradient, strict=True))
+
+    features = model(images).features.detach().requires_grad_()  # the same terms by hand, from F on
+    p = model.p_head(features)
+    regions = pool_regions(features, region_masks(p), tags)
+    anchors = Mixed(regions.features, regions.cls, regions.cls, torch.ones(len(regions.cls)))
+    by_hand = {
+        "grad_p": 0.4 * F.multilabel_soft_margin_loss(p.mean(dim=(2, 3)), tags),
+        "grad_contrast": 0.3 * region_contrast(anchors, bank, bank_cls, temperature=settings.memory.temperature),
+    }
+    for name, term in by_hand.items():
+        norm = torch.autograd.grad(term, features, retain_graph=True)[0].norm()
+        torch.testing.assert_close(probed[name].detach(), norm, rtol=1e-4, atol=1e-8, msg=name)
+
+
+def test_through_a_projection_both_sides_are_compared_behind_it_and_the_memory_stays_in_front() -> None:
+    settings = config(projection=2, mixup_beta=0.0)
+    model = network(settings)
+    assert model.projection is not None
+    loss(model, settings, contrast=False)
+    bank, bank_cls = (part.clone() for part in model.memory.valid_entries)
+    assert bank.shape[1] == model.backbone.out_channels
+    images, tags, _ = batch()
+    maps = model(images)
+    regions = pool_regions(maps.features, region_masks(maps.p), tags)
+    weight = model.projection.weight
+    anchors = Mixed(regions.features @ weight.T, regions.cls, regions.cls, torch.ones(len(regions.cls)))
+    found = loss(model, settings, contrast=True)
+    expected = region_contrast(anchors, bank @ weight.T, bank_cls, temperature=settings.memory.temperature)
+    torch.testing.assert_close(found["loss_contrast"], expected, rtol=1e-5, atol=1e-6)
+    found["loss_contrast"].backward()
+    assert weight.grad is not None
+    assert weight.grad.abs().max() > 0
+    assert any(parameter is weight for parameter in model.heads())
+
+
+def test_intake_counts_what_was_found_and_stored() -> None:
+    model, settings = network(config()), config(confidence=2 / 3)
+    found = Intake(torch.zeros(CLASSES, dtype=torch.long))
+    state = StepState(0, torch.Generator().manual_seed(1), found)
+    rca_loss(model, batch(), settings, state)
+    rca_loss(model, batch(), settings, state)
+    assert found.found.tolist() == (2 * TAGS.sum(dim=0)).int().tolist()
+    stored = torch.zeros(CLASSES).index_add_(0, model.memory.slot_class, model.memory.visits.float())
+    assert found.stored.tolist() == stored.int().tolist()

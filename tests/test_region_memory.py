@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rcatool.kmeans import kmeans
-from rcatool.models.region_memory import RegionMemory, build_memory
+from rcatool.models.region_memory import RegionMemory, WriteRule, build_memory
 from rcatool.models.regions import Regions
 
 WIDTH, CLASSES, SIZE = 3, 3, 4
@@ -29,8 +29,10 @@ def write(bank: RegionMemory, values: Tensor, photos: list[int], classes: list[i
     """Update with one region per image of the batch, all scored 1 unless `score` says otherwise."""
     rows = torch.arange(len(photos))
     score = settings.pop("score", torch.ones(len(photos), CLASSES))
-    defaults = {"design": "instance-ema", "momentum": 0.5, "confidence": 0.3}
-    return bank.update(Regions(values, rows, torch.tensor(classes, dtype=torch.long)), torch.tensor(photos), score, **(defaults | settings))
+    momentum = 0.0 if settings.get("design") == "fifo" else settings.get("momentum", 0.5)
+    rule = WriteRule(momentum, settings.get("confidence", 0.3))
+    regions = Regions(values, rows, torch.tensor(classes, dtype=torch.long))
+    return int(bank.update(regions, torch.tensor(photos, dtype=torch.long), score, rule=rule, epoch=settings.get("epoch", 0)).sum())
 
 
 def state(bank: RegionMemory) -> dict[str, Tensor]:
@@ -137,7 +139,7 @@ def test_state_survives_a_file_and_has_no_gradient() -> None:
     other = memory("fifo")
     other.load_state_dict(torch.load(file, weights_only=True))
     assert same(state(other), state(bank))
-    assert set(state(bank)) == {"bank", "slot_class", "visits", "cursor", "prototypes", "prototype_valid"}
+    assert set(state(bank)) == {"bank", "slot_class", "visits", "written", "cursor", "prototypes", "prototype_valid"}
 
 
 @pytest.mark.parametrize("design", DESIGNS)
@@ -160,7 +162,7 @@ def test_prototypes_are_k_means_of_each_class() -> None:
     write(bank, values, [0] * 7, classes, design="fifo")
     bank.refresh_prototypes(seed=11, iterations=10)
     assert bank.prototype_valid.tolist() == [[True, True], [False, False], [True, False]]
-    assert torch.equal(bank.prototypes[0], kmeans(bank.bank[:SIZE], 2, seed=11, iterations=10))
+    assert torch.equal(bank.prototypes[0], kmeans(bank.bank[:SIZE], torch.zeros(SIZE).long(), 1, 2, seed=11, iterations=10)[0][0])
     assert torch.equal(bank.prototypes[2, 0], values[4])
     assert torch.equal(bank.valid_prototypes, torch.cat([bank.prototypes[0], bank.prototypes[2, :1]]))
 
@@ -173,7 +175,7 @@ def test_prototypes_are_remade_from_what_is_stored_now() -> None:
     for seed in (0, 1):
         write(bank, features(SIZE, seed), [0] * SIZE, [1] * SIZE, design="fifo")
         bank.refresh_prototypes(seed=0, iterations=5)
-        assert torch.equal(bank.valid_prototypes, kmeans(features(SIZE, seed), 2, seed=1, iterations=5))
+        assert torch.equal(bank.valid_prototypes, kmeans(features(SIZE, seed), torch.zeros(SIZE).long(), 1, 2, seed=0, iterations=5)[0][0])
     bank.visits.zero_()
     bank.refresh_prototypes(seed=0, iterations=5)
     assert len(bank.valid_prototypes) == 0
@@ -184,3 +186,11 @@ def test_a_memory_without_prototypes_has_none() -> None:
     write(bank, features(2), [0, 1], [0, 1])
     bank.refresh_prototypes(seed=0, iterations=5)
     assert bank.valid_prototypes.shape == (0, WIDTH)
+
+
+def test_the_census_counts_by_hand() -> None:
+    bank = memory("instance-ema")  # class 0: photos 0 2 3 5, class 1: 0 1 5, class 2: 2 4 5
+    write(bank, features(3), [0, 2, 0], [0, 0, 1], epoch=1)
+    write(bank, features(1), [2], [0], epoch=4)
+    census = {name: value.tolist() for name, value in bank.census(5).items()}
+    assert census == {"slots": [4, 3, 3], "filled": [2, 1, 0], "visits": [1.5, 1, 0], "age": [2.5, 4, 0]}

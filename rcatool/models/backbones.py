@@ -27,6 +27,11 @@ class Backbone(nn.Module):
         levels: list[Tensor] = self.body(images)
         return levels
 
+    @property
+    def early_layers(self) -> list[nn.Module]:
+        """The modules that the first level of the pyramid is made by, in their order."""
+        return self.body.early_layers
+
 
 class _Features(nn.Module):
     """A torchvision network whose `features` are all there is, with a last ReLU where the network has none inside.
@@ -48,6 +53,10 @@ class _Features(nn.Module):
                 levels.append(features)
         return [*levels, torch.relu(features) if self.last_relu else features]
 
+    @property
+    def early_layers(self) -> list[nn.Module]:
+        return list(self.features)[: self.taps[0] + 1]
+
 
 class _ResNetTrunk(nn.Module):
     """The layers of a torchvision ResNet before its pooling, under their own names; its output is that of the last three."""
@@ -65,6 +74,11 @@ class _ResNetTrunk(nn.Module):
             if name in ("layer2", "layer3", "layer4"):
                 levels.append(features)
         return levels
+
+    @property
+    def early_layers(self) -> list[nn.Module]:
+        layers = dict(self.named_children())
+        return [layer for name, layer in layers.items() if name not in ("layer3", "layer4")]
 
 
 def _dilate(modules: Iterable[nn.Module], rate: int, *, unstride_at: int = 0) -> None:
@@ -157,3 +171,11 @@ def freeze_batch_norm(model: nn.Module) -> None:
             module.eval()
             for parameter in module.parameters():
                 parameter.requires_grad_(False)
+
+
+def freeze(modules: Iterable[nn.Module]) -> None:
+    """Take all parameters of `modules` out of training, and put their batch norm in eval mode."""
+    for module in modules:
+        freeze_batch_norm(module)
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)

@@ -22,6 +22,7 @@ class OfficialNet(nn.Module):
     def __init__(self, backbone: Backbone, num_classes: int, memory: RegionMemory, *, head: HeadKind) -> None:
         super().__init__()
         width = backbone.out_channels
+        self.num_classes = num_classes
         self.backbone = backbone
         self.memory = memory
         self.p_head = head.build(width, num_classes, separate=False)

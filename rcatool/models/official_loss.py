@@ -24,15 +24,16 @@ class OfficialRule:
     contrast_weight: float
     temperature: float
     mixup_beta: float
-    momentum: float
     confidence: float
 
 
 def official_loss(
-    model: OfficialNet, batch: tuple[Tensor, Tensor, Tensor], rule: OfficialRule, *, contrast: bool, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """The total loss of images (B, 3, S, S), tags (B, C), photo indices (B,), and the memory update after it."""
-    images, tags, photo = batch
+    model: OfficialNet, batch: tuple[Tensor, Tensor, Tensor], rule: OfficialRule, *, generator: torch.Generator | None
+) -> tuple[dict[str, Tensor], Regions, Tensor]:
+    """The total loss of images (B, 3, S, S), tags (B, C), photo indices (B,), with its terms; then what the memory is to be
+    written with: the regions and the tags' scores (B, C). Without a `generator`, which draws the mix-up, there is no contrast.
+    """
+    images, tags, _ = batch
     maps = model(images)
     assert maps.o is not None
     o_score = maps.o.float().mean(dim=(2, 3))
@@ -42,7 +43,7 @@ def official_loss(
     }
     total = losses["loss_o"] + rule.p_weight * losses["loss_p"]
     masks = region_masks(maps.p.float(), region_map="softmax")
-    if contrast:
+    if generator is not None:
         anchors = pool_regions(model.contrast_features(maps.features).float(), masks, tags)  # D6
         mixed = mix_with_any(anchors, mixup_beta=rule.mixup_beta, generator=generator)
         losses["loss_contrast"] = clamped_contrast(
@@ -50,9 +51,8 @@ def official_loss(
         )
         total = total + rule.contrast_weight * losses["loss_contrast"]
     score = o_score.detach().sigmoid()
-    regions = pool_in_turn(maps.features.detach().float(), masks, (tags > 0) & (score > rule.confidence))
-    model.memory.update(regions, photo, score, design="ring-ema", momentum=rule.momentum, confidence=rule.confidence)
-    return {"loss": total, **losses}
+    regions = pool_in_turn(maps.features.detach().float(), masks, tags, stored=score > rule.confidence)
+    return {"loss": total, **losses}, regions, score
 
 
 def mix_with_any(regions: Regions, *, mixup_beta: float, generator: torch.Generator) -> Mixed:
@@ -99,13 +99,14 @@ def clamped_contrast(mixed: Mixed, image: Tensor, bank: Tensor, *, num_classes: 
     return (each * per_image_share(image)).sum()
 
 
-def pool_in_turn(features: Tensor, masks: Tensor, stored: Tensor) -> Regions:
-    """The regions that are stored, (B, C) bool, pooled as the code does, class after class: each mask is applied to what the
-    masks of the image's earlier stored classes have left of features (B, D, h, w), and the sum divided by its own area (D5).
+def pool_in_turn(features: Tensor, masks: Tensor, tags: Tensor, *, stored: Tensor) -> Regions:
+    """The regions of tags (B, C), pooled as the code does, class after class: each mask is applied to what the masks of the
+    image's earlier tags that are `stored` (B, C) have left of features (B, D, h, w), and the sum divided by its own area (D5).
     """
-    left = (masks | ~stored[:, :, None, None]).to(features.dtype).cumprod(dim=1)
+    passed = masks | ((tags > 0) & stored).logical_not()[:, :, None, None]
+    left = passed.to(features.dtype).cumprod(dim=1) * masks
     area = masks.flatten(2).sum(dim=2)
     with torch.autocast(features.device.type, enabled=False):  # which would round the sums to half precision
         sums = torch.bmm(left.flatten(2), features.flatten(2).transpose(1, 2))  # (B, C, D)
-    image, cls = (stored & (area > 0)).nonzero(as_tuple=True)
+    image, cls = ((tags > 0) & (area > 0)).nonzero(as_tuple=True)
     return Regions(sums[image, cls] / area[image, cls].unsqueeze(1), image, cls)

@@ -34,9 +34,9 @@ class RcaNet(nn.Module):
     """F = backbone(I); P = 1x1(F); O = 1x1([context, s F]) with context from the memory's prototypes (paper Fig. 2, spec 1.1).
 
     `feature_scale` s is 1 in the paper; below 1 the context weighs more, and O is flatter over an object than P.
-    Heads are 1x1 and free of bias, so that a class's score is exactly the mean of its map, or deep (`head`). Without a
-    memory it is the plain CAM network. `forward` has no side effect; with the aggregation off, or before there are prototypes, the
-    context is zero and O depends on F only.
+    Heads are 1x1 and free of bias, so that a class's score is exactly the mean of its map, or deep (`head`). Without a memory it
+    is the plain CAM network. With `projection` there is a linear layer (D -> that many) for the contrast to look through. `forward`
+    has no side effect; with the aggregation off, or before there are prototypes, the context is zero and O depends on F only.
     """
 
     def __init__(
@@ -48,17 +48,24 @@ class RcaNet(nn.Module):
         attention: Attention = "cosine",
         attention_temperature: float = 0.07,
         feature_scale: float = 1.0,
+        projection: int = 0,
         head: HeadKind = LINEAR,
     ) -> None:
         super().__init__()
         width = backbone.out_channels
+        self.num_classes = num_classes
         self.backbone = backbone
         self.memory = memory
         self.attention: Attention = attention
         self.attention_temperature = attention_temperature
         self.feature_scale = feature_scale
         self.p_head = head.build(width, num_classes, separate=False)
-        self.o_head = None if memory is None else head.build(2 * width, num_classes, separate=True)
+        self.o_head: nn.Module | None = None
+        self.projection: nn.Linear | None = None
+        if memory is not None:
+            self.o_head = head.build(2 * width, num_classes, separate=True)
+            if projection:
+                self.projection = nn.Linear(width, projection, bias=False)
 
     def forward(self, images: Tensor) -> Maps:
         """Images (B, 3, H, W) float32, normalised -> maps at the backbone's output stride."""
@@ -74,5 +81,5 @@ class RcaNet(nn.Module):
 
     def heads(self) -> list[nn.Parameter]:
         """The parameters that start from nothing and take the heads' learning rate."""
-        modules = [self.p_head] if self.o_head is None else [self.p_head, self.o_head]
-        return [parameter for module in modules for parameter in module.parameters()]
+        modules = (self.p_head, self.o_head, self.projection)
+        return [parameter for module in modules if module is not None for parameter in module.parameters()]

@@ -4,6 +4,7 @@ Regions come from `regions`; each step ends with `RegionMemory.update`; once per
 pass `aggregate` (spec 1.4, 1.6).
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -38,12 +39,20 @@ def aggregate(features: Tensor, prototypes: Tensor, *, attention: Attention, att
     return (share.to(features.dtype) @ value).transpose(1, 2).view_as(features)
 
 
+@dataclass(frozen=True)
+class WriteRule:
+    """What enters the memory: tags that score above `confidence`; of an old entry, `momentum` is kept (0: it is overwritten)."""
+
+    momentum: float
+    confidence: float
+
+
 class RegionMemory(nn.Module):
     """One flat bank of region features, a class per slot, with k-means prototypes per class (spec 1.4, 1.6).
 
-    Buffers: bank (S, D), slot_class (S,), visits (S,) times written, cursor (C,) next slot of a ring,
-    prototypes (C, K, D) and prototype_valid (C, K). Nothing here has a gradient; a slot that was never written
-    (visits 0) takes part in nothing. `slots` (n, C) gives each training photo's slot per class, -1 for none; without it
+    Buffers: bank (S, D), slot_class (S,), visits (S,) times written, written (S,) the epoch it was last written in, cursor (C,)
+    next slot of a ring, prototypes (C, K, D) and prototype_valid (C, K). Nothing here has a gradient; a slot that was never
+    written (visits 0) takes part in nothing. `slots` (n, C) gives each training photo's slot per class, -1 for none; without it
     (fifo, ring-ema) classes own `size` slots each.
     """
 
@@ -53,6 +62,7 @@ class RegionMemory(nn.Module):
         self.register_buffer("bank", torch.zeros(len(slot_class), width))
         self.register_buffer("slot_class", slot_class)
         self.register_buffer("visits", torch.zeros(len(slot_class), dtype=torch.long))
+        self.register_buffer("written", torch.zeros(len(slot_class), dtype=torch.long))
         self.register_buffer("cursor", torch.zeros(num_classes, dtype=torch.long))
         self.register_buffer("prototypes", torch.zeros(num_classes, prototypes, width))
         self.register_buffer("prototype_valid", torch.zeros(num_classes, prototypes, dtype=torch.bool))
@@ -61,6 +71,7 @@ class RegionMemory(nn.Module):
     bank: Tensor
     slot_class: Tensor
     visits: Tensor
+    written: Tensor
     cursor: Tensor
     prototypes: Tensor
     prototype_valid: Tensor
@@ -78,40 +89,61 @@ class RegionMemory(nn.Module):
         return self.prototypes[self.prototype_valid]
 
     @torch.no_grad()
-    def update(self, regions: Regions, photo: Tensor, score: Tensor, *, design: str, momentum: float, confidence: float) -> int:
-        """Write the regions whose tag scores above `confidence` (strictly); returns how many.
+    def update(self, regions: Regions, photo: Tensor, score: Tensor, *, rule: WriteRule, epoch: int = 0) -> Tensor:
+        """Write the regions whose tag scores above `rule.confidence` (strictly); returns which of them (R,) bool.
 
         photo (B,) training index of each image, score (B, C) probabilities. First write copies; later ones keep
-        `momentum` of the old entry (fifo: none). Entries are written in batch order, so that a batch equals its parts.
+        `rule.momentum` of the old entry. Entries are written in batch order, so that a batch equals its parts.
         """
-        sure = (score[regions.image, regions.cls] > confidence) & torch.isfinite(regions.features).all(dim=1)
-        keep = 0.0 if design == "fifo" else momentum
-        for feature, image, cls in zip(regions.features[sure], regions.image[sure].tolist(), regions.cls[sure].tolist(), strict=True):
-            slot = self._slot(int(photo[image]), cls)
-            share = keep if int(self.visits[slot]) else 0.0
-            self.bank[slot] = share * self.bank[slot] + (1 - share) * feature.to(self.bank.dtype)
-            self.visits[slot] += 1
-        return int(sure.sum())
+        sure = (score[regions.image, regions.cls] > rule.confidence) & torch.isfinite(regions.features).all(dim=1)
+        features, cls = regions.features[sure].to(self.bank.dtype), regions.cls[sure]
+        slot = self._slots(photo[regions.image[sure]], cls)
+        turn = _rank(slot)  # a slot that is written twice is written in turn
+        for now in range(int(turn.max()) + 1 if len(turn) else 0):
+            which = slot[turn == now]
+            keep = rule.momentum * (self.visits[which] > 0).to(self.bank.dtype)[:, None]
+            self.bank[which] = keep * self.bank[which] + (1 - keep) * features[turn == now]
+            self.visits[which] += 1
+            self.written[which] = epoch
+        return sure
 
-    def _slot(self, photo: int, cls: int) -> int:
+    def _slots(self, photo: Tensor, cls: Tensor) -> Tensor:
+        """The slot (R,) of each region; rings move on."""
         if self.slots is not None:
-            return int(self.slots[photo, cls])
+            return self.slots[photo, cls]
         size = len(self.bank) // self.num_classes
-        slot = cls * size + int(self.cursor[cls])
-        self.cursor[cls] = (self.cursor[cls] + 1) % size
+        slot = cls * size + (self.cursor[cls] + _rank(cls)) % size
+        self.cursor.copy_((self.cursor + torch.bincount(cls, minlength=self.num_classes)) % size)
         return slot
 
     @torch.no_grad()
     def refresh_prototypes(self, *, seed: int, iterations: int) -> None:
-        """Recompute the prototypes: k-means of each class's written entries, seeded per class."""
+        """Recompute the prototypes: k-means of each class's written entries."""
         features, classes = self.valid_entries
-        self.prototype_valid.zero_()
-        for cls in range(self.num_classes):
-            points = features[classes == cls]
-            if len(points) and self.prototypes.shape[1]:
-                centres = kmeans(points, self.prototypes.shape[1], seed=seed + cls, iterations=iterations)
-                self.prototypes[cls, : len(centres)] = centres
-                self.prototype_valid[cls, : len(centres)] = True
+        count = self.prototypes.shape[1]
+        centres, exists = kmeans(features, classes, self.num_classes, count, seed=seed, iterations=iterations)
+        self.prototypes.copy_(centres)
+        self.prototype_valid.copy_(exists)
+
+    def census(self, epoch: int) -> dict[str, Tensor]:
+        """How the memory stands at `epoch`, per class (C,): slots, how many are filled, and of those the mean visits and age in epochs."""
+        filled = self.visits > 0
+
+        def per_class(value: Tensor) -> Tensor:
+            return torch.zeros(self.num_classes, dtype=torch.float64).index_add_(0, self.slot_class.cpu(), value.double().cpu())
+
+        number = per_class(filled)
+        mean = {"visits": per_class(self.visits), "age": per_class((epoch - self.written) * filled)}
+        return {
+            "slots": per_class(torch.ones_like(filled)),
+            "filled": number,
+            **{name: total / number.clamp(min=1) for name, total in mean.items()},
+        }
+
+
+def _rank(values: Tensor) -> Tensor:
+    """How often each of the values (R,) has come before it."""
+    return (values[:, None] == values).tril(-1).sum(dim=1)
 
 
 def build_memory(tags: Tensor, width: int, *, design: str, size: int, prototypes: int) -> RegionMemory:

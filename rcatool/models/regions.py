@@ -4,7 +4,8 @@ Flow of one step (spec 1.3-1.5): `region_masks` -> `pool_regions` -> `mix_region
 `region_memory.RegionMemory.update`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +32,10 @@ class Mixed:
     cls: Tensor
     partner: Tensor
     omega: Tensor
+
+    def through(self, layer: Callable[[Tensor], Tensor]) -> "Mixed":
+        """The same anchors with their features (R, D) projected."""
+        return replace(self, features=layer(self.features))
 
 
 def region_masks(maps: Tensor, *, region_map: str = "raw", region_threshold: str = "mean", region_theta: float = 0.3) -> Tensor:

@@ -16,7 +16,7 @@ from rcatool.data.datasets import Variation, tag_vector
 from rcatool.data.labels import ClassInfo, read_classes
 from rcatool.data.manifest import Sample, read_manifest, split
 from rcatool.errors import DataError
-from rcatool.models.backbones import build_backbone, freeze_batch_norm
+from rcatool.models.backbones import build_backbone, freeze, freeze_batch_norm
 from rcatool.models.deeplab import DeepLab
 from rcatool.models.heads import HeadKind
 from rcatool.models.official import OfficialNet, noise_memory
@@ -53,6 +53,7 @@ def cls_network(config: Config, tags: Tensor, *, pretrained: bool) -> ClsNet:
         attention=settings.attention,
         attention_temperature=settings.attention_temperature,
         feature_scale=config.cls.feature_scale,
+        projection=settings.projection if settings.contrast_weight > 0 else 0,
         head=head,
     )
 
@@ -65,10 +66,17 @@ def seg_network(config: Config, num_classes: int, *, pretrained: bool) -> DeepLa
     return DeepLab(backbone, num_classes, aspp_rates=config.seg.aspp_rates)
 
 
-def make_optimizer(model: ClsNet | DeepLab, settings: Cls | Seg) -> torch.optim.SGD:
-    """SGD over what is trained, with the rates of `settings`; batch norm is frozen first where they say so."""
+def freeze_layers(model: ClsNet | DeepLab, settings: Cls | Seg) -> None:
+    """Freeze what `settings` say: to be repeated whenever the model was put in training mode."""
     if settings.freeze_bn:
         freeze_batch_norm(model)
+    if isinstance(settings, Cls) and settings.freeze_early:
+        freeze(model.backbone.early_layers)
+
+
+def make_optimizer(model: ClsNet | DeepLab, settings: Cls | Seg) -> torch.optim.SGD:
+    """SGD over what is trained, with the rates of `settings`; what they freeze is frozen first."""
+    freeze_layers(model, settings)
     names = ("lr", "head_lr", "momentum", "weight_decay", "nesterov", "decay_all")
     return sgd(model, model.heads(), **{name: getattr(settings, name) for name in names if hasattr(settings, name)})
 

@@ -3,6 +3,7 @@
 prepare/manifest.jsonl -> train-cls/final.pt. Reads photos and tags of the train split, never a mask.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from rcatool import console
 from rcatool.checkpoint import resume_training, save_state, save_training
@@ -21,14 +21,10 @@ from rcatool.data.manifest import Sample, check_images, split
 from rcatool.engine import TrainLog, train_one_epoch
 from rcatool.errors import DataError
 from rcatool.metrics import mean_average_precision
-from rcatool.models.backbones import freeze_batch_norm
-from rcatool.models.official import OfficialNet
-from rcatool.models.official_loss import OfficialRule, official_loss
-from rcatool.models.rca_net import RcaNet
-from rcatool.models.regions import Regions, mix_regions, pool_regions, region_contrast, region_masks
 from rcatool.pool import worker_count
 from rcatool.run import Run
-from rcatool.stages.networks import ClsNet, cls_network, lr_schedule, make_optimizer, read_data, tag_matrix, variation
+from rcatool.stages.cls_loss import Intake, StepState, step_loss
+from rcatool.stages.networks import ClsNet, cls_network, freeze_layers, lr_schedule, make_optimizer, read_data, tag_matrix, variation
 from rcatool.world import World, make_world
 
 # Streams of random numbers that must not coincide: numbers are drawn from (seed, epoch, stream).
@@ -67,9 +63,9 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     val_map = None
     for epoch in range(start, config.cls.epochs):
         batches.epoch = epoch
-        _train_epoch(training, loader, epoch, log)
+        intake = _train_epoch(training, loader, epoch, log)
         val_map = validate(training.model, held_out, root, classes.num_classes, config=config, world=world)
-        _log_epoch(training, log, epoch, val_map)
+        _log_epoch(training, log, epoch, val_map, intake)
         save_training(step.path / "last.pt", training.model, training.optimizer, epoch + 1)
     final = {"model": training.model.state_dict(), "classes": list(classes.names), "fingerprint": step.fingerprint}
     save_state(step.path / "final.pt", final)
@@ -91,68 +87,25 @@ def _held_out(samples: Sequence[Sample]) -> list[Sample]:
     return [sample for sample in (tune or split(samples, "val")) if sample.classes]
 
 
-def _train_epoch(training: Training, loader: Any, epoch: int, log: TrainLog) -> None:
+def _train_epoch(training: Training, loader: Any, epoch: int, log: TrainLog) -> Intake:
     config, model = training.config, training.model
     settings = config.memory
     model.train()
-    if config.cls.freeze_bn:
-        freeze_batch_norm(model)
+    freeze_layers(model, config.cls)
     if model.memory is not None and settings.prototypes and epoch >= settings.prototypes_start:
         model.memory.refresh_prototypes(seed=_seed(config.seed, epoch), iterations=settings.kmeans_iterations)
     generator = torch.Generator().manual_seed(_seed(config.seed, epoch, MIXUP_STREAM))
-    contrast = settings.contrast_weight > 0 and epoch >= settings.contrast_start
+    intake = Intake(torch.zeros(model.num_classes, dtype=torch.long, device=training.world.device))
+    steps = itertools.count()
 
     def loss_fn(batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
-        if isinstance(model, OfficialNet):
-            return official_loss(model, batch, official_rule(config), contrast=contrast, generator=generator)
-        return rca_loss(model, batch, config, contrast=contrast, generator=generator)
+        probe = next(steps) % log.every == 0
+        return step_loss(model, batch, config, StepState(epoch, generator, intake, probe=probe))
 
     schedule = lr_schedule(config.cls, epoch, len(loader))
     with console.progress(f"train-cls epoch {epoch + 1}/{config.cls.epochs}", total=len(loader.dataset)) as bar:
         train_one_epoch(model, loss_fn, loader, training.optimizer, schedule=schedule, world=training.world, log=log, bar=bar)
-
-
-def rca_loss(
-    model: RcaNet, batch: tuple[Tensor, Tensor, Tensor], config: Config, *, contrast: bool, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """The total loss (spec 1.7) of images (B, 3, S, S), tags (B, C), photo indices (B,), and the memory update.
-
-    Main term on O, p_weight x the same on P, contrast_weight x the semantic contrast; the plain CAM has P alone. The
-    memory is written after the contrast has been computed against it.
-    """
-    images, tags, photo = batch
-    maps = model(images)
-    o_score = maps.final.float().mean(dim=(2, 3))
-    losses = {"loss_o": F.multilabel_soft_margin_loss(o_score, tags)}
-    if model.memory is None:
-        return {"loss": losses["loss_o"]}
-    losses["loss_p"] = F.multilabel_soft_margin_loss(maps.p.float().mean(dim=(2, 3)), tags)
-    total = losses["loss_o"] + config.cls.p_weight * losses["loss_p"]
-    regions = _regions(maps.features.float(), maps.p.float(), tags, config)
-    if contrast:
-        bank, bank_cls = model.memory.valid_entries
-        mixed = mix_regions(regions, mixup_beta=config.memory.mixup_beta, generator=generator)
-        losses["loss_contrast"] = region_contrast(mixed, bank, bank_cls, temperature=config.memory.temperature)
-        total = total + config.memory.contrast_weight * losses["loss_contrast"]
-    settings = config.memory
-    model.memory.update(
-        regions, photo, o_score.sigmoid(), design=settings.design, momentum=settings.momentum, confidence=settings.confidence
-    )
-    return {"loss": total, **losses}
-
-
-def official_rule(config: Config) -> OfficialRule:
-    """The settings that the released code's step has."""
-    names = ("contrast_weight", "temperature", "mixup_beta", "momentum", "confidence")
-    return OfficialRule(p_weight=config.cls.p_weight, **{name: getattr(config.memory, name) for name in names})
-
-
-def _regions(features: Tensor, p: Tensor, tags: Tensor, config: Config) -> Regions:
-    settings = config.memory
-    masks = region_masks(
-        p, region_map=settings.region_map, region_threshold=settings.region_threshold, region_theta=settings.region_theta
-    )
-    return pool_regions(features, masks, tags)
+    return intake
 
 
 @torch.inference_mode()
@@ -172,15 +125,19 @@ def validate(model: ClsNet, samples: Sequence[Sample], root: Path, num_classes: 
     return mean_average_precision(score, tag_matrix(samples, num_classes).numpy())
 
 
-def _log_epoch(training: Training, log: TrainLog, epoch: int, val_map: float | None) -> None:
+def _log_epoch(training: Training, log: TrainLog, epoch: int, val_map: float | None, intake: Intake) -> None:
+    """One line of log.jsonl and of the terminal; with a memory, also how each class stands in it."""
     fields: dict[str, Any] = {"epoch": epoch + 1, "val_map": val_map}
     memory = training.model.memory
     if memory is not None:
         fields["memory_fill"] = float((memory.visits > 0).float().mean())
         fields["prototypes"] = int(memory.prototype_valid.sum())
-    log.write(**fields)
     shown = ", ".join(f"{name} {value:.3f}" for name, value in fields.items() if isinstance(value, float))
     console.log(f"train-cls: epoch {epoch + 1}/{training.config.cls.epochs} done{', ' + shown if shown else ''}")
+    if memory is not None:
+        census = {**memory.census(epoch), "found": intake.found, "stored": intake.stored}
+        fields["memory"] = {name: [round(float(value), 3) for value in values] for name, values in census.items()}
+    log.write(**fields)
 
 
 def _seed(*parts: int) -> int:

@@ -17,11 +17,10 @@ from rcatool.data.datasets import EpochBatches, SegDataset, train_loader
 from rcatool.data.labels import IGNORE
 from rcatool.data.manifest import check_images, split
 from rcatool.engine import TrainLog, train_one_epoch
-from rcatool.models.backbones import freeze_batch_norm
 from rcatool.models.deeplab import DeepLab
 from rcatool.pool import worker_count
 from rcatool.run import Run
-from rcatool.stages.networks import lr_schedule, make_optimizer, read_data, seg_network, variation
+from rcatool.stages.networks import freeze_layers, lr_schedule, make_optimizer, read_data, seg_network, variation
 from rcatool.world import make_world
 
 
@@ -49,8 +48,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     for epoch in range(start, config.seg.epochs):
         batches.epoch = epoch
         model.train()
-        if config.seg.freeze_bn:
-            freeze_batch_norm(model)
+        freeze_layers(model, config.seg)
         schedule = lr_schedule(config.seg, epoch, len(batches))
         with console.progress(f"train-seg epoch {epoch + 1}/{config.seg.epochs}", total=len(train)) as bar:
             loss_fn = _loss_fn(model)

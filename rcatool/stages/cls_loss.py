@@ -1,0 +1,107 @@
+"""The loss of a training step of stage 1 (spec 1.7), and what the region memory took in."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rcatool.config import Config
+from rcatool.models.official import OfficialNet
+from rcatool.models.official_loss import OfficialRule, official_loss
+from rcatool.models.rca_net import RcaNet
+from rcatool.models.region_memory import RegionMemory, WriteRule
+from rcatool.models.regions import Regions, mix_regions, pool_regions, region_contrast, region_masks
+
+
+@dataclass
+class Intake:
+    """Regions that were found and stored in an epoch, per class (C,) int64 on the device, for the log."""
+
+    found: Tensor
+    stored: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stored = torch.zeros_like(self.found)
+
+    def count(self, cls: Tensor, stored: Tensor) -> None:
+        """Add regions of classes cls (R,), of which `stored` (R,) bool went into the memory."""
+        self.found += torch.bincount(cls, minlength=len(self.found))
+        self.stored += torch.bincount(cls[stored], minlength=len(self.stored))
+
+
+@dataclass(frozen=True)
+class StepState:
+    """Where training stands: the epoch (from 0), whether gradients are measured in this step, the mix-up's generator."""
+
+    epoch: int
+    generator: torch.Generator
+    intake: Intake
+    probe: bool = False
+
+
+def step_loss(model: RcaNet | OfficialNet, batch: tuple[Tensor, Tensor, Tensor], config: Config, state: StepState) -> dict[str, Tensor]:
+    """The loss of a batch by the network's method."""
+    if isinstance(model, RcaNet):
+        return rca_loss(model, batch, config, state)
+    contrast = config.memory.contrast_weight > 0 and state.epoch >= config.memory.contrast_start
+    losses, regions, score = official_loss(model, batch, official_rule(config), generator=state.generator if contrast else None)
+    sure = model.memory.update(regions, batch[2], score, rule=write_rule(config), epoch=state.epoch)
+    state.intake.count(regions.cls, sure)
+    return losses
+
+
+def official_rule(config: Config) -> OfficialRule:
+    """The settings that the released code's loss has."""
+    names = ("contrast_weight", "temperature", "mixup_beta", "confidence")
+    return OfficialRule(p_weight=config.cls.p_weight, **{name: getattr(config.memory, name) for name in names})
+
+
+def rca_loss(model: RcaNet, batch: tuple[Tensor, Tensor, Tensor], config: Config, state: StepState) -> dict[str, Tensor]:
+    """The total loss of images (B, 3, S, S), tags (B, C), photo indices (B,), with its terms; then the memory is written.
+
+    Main term on O, p_weight x the same on P, contrast_weight x the semantic contrast; the plain CAM has P alone. With
+    `state.probe`, `grad_*` is the norm of each weighted term's gradient in F.
+    """
+    images, tags, photo = batch
+    maps = model(images)
+    o_score = maps.final.float().mean(dim=(2, 3))
+    terms = {"loss_o": (1.0, F.multilabel_soft_margin_loss(o_score, tags))}
+    if model.memory is not None:
+        terms["loss_p"] = config.cls.p_weight, F.multilabel_soft_margin_loss(maps.p.float().mean(dim=(2, 3)), tags)
+        regions = find_regions(maps.features.float(), maps.p.float(), tags, config)
+        if config.memory.contrast_weight > 0 and state.epoch >= config.memory.contrast_start:
+            terms["loss_contrast"] = config.memory.contrast_weight, _contrast(model, model.memory, regions, config, state)
+        sure = model.memory.update(regions, photo, o_score.sigmoid(), rule=write_rule(config), epoch=state.epoch)
+        state.intake.count(regions.cls, sure)
+    total = sum((weight * term for weight, term in terms.values()), start=o_score.new_zeros(()))
+    losses = {"loss": total, **{name: term for name, (_, term) in terms.items()}}
+    if state.probe:
+        for name, (weight, term) in terms.items():
+            gradient = torch.autograd.grad(weight * term, maps.features, retain_graph=True, allow_unused=True)[0]
+            losses[name.replace("loss", "grad")] = total.new_zeros(()) if gradient is None else gradient.float().norm()
+    return losses
+
+
+def find_regions(features: Tensor, p: Tensor, tags: Tensor, config: Config) -> Regions:
+    """The regions of features (B, D, h, w) that maps P (B, C, h, w) show of the tags (B, C)."""
+    settings = config.memory
+    masks = region_masks(
+        p, region_map=settings.region_map, region_threshold=settings.region_threshold, region_theta=settings.region_theta
+    )
+    return pool_regions(features, masks, tags)
+
+
+def write_rule(config: Config) -> WriteRule:
+    """The `memory` settings of what is stored; a fifo forgets what it overwrites."""
+    settings = config.memory
+    return WriteRule(momentum=0.0 if settings.design == "fifo" else settings.momentum, confidence=settings.confidence)
+
+
+def _contrast(model: RcaNet, memory: RegionMemory, regions: Regions, config: Config, state: StepState) -> Tensor:
+    """The contrast against the memory as it was before this batch; both sides go through the projection if there is one."""
+    bank, bank_cls = memory.valid_entries
+    mixed = mix_regions(regions, mixup_beta=config.memory.mixup_beta, generator=state.generator)
+    if model.projection is not None:
+        mixed, bank = mixed.through(model.projection), model.projection(bank)
+    return region_contrast(mixed, bank, bank_cls, temperature=config.memory.temperature)
