@@ -60,7 +60,7 @@ def mix_with_any(regions: Regions, *, mixup_beta: float, generator: torch.Genera
     count = len(regions.cls)
     if not count:
         return Mixed(regions.features, regions.cls, regions.cls, regions.features.new_ones(0))
-    share = per_image_share(regions.image).double().cpu()
+    share = per_image_share(regions.image).cpu()
     partner = torch.multinomial(share, count, replacement=True, generator=generator).to(regions.cls.device)
     gamma = torch._standard_gamma(torch.full((2, count), mixup_beta, dtype=torch.float64), generator=generator)
     omega = (gamma[0] / gamma.sum(dim=0)).to(regions.features)
@@ -74,8 +74,8 @@ def mix_pairs(regions: Regions, partner: Tensor, omega: Tensor) -> Mixed:
 
 
 def per_image_share(image: Tensor) -> Tensor:
-    """Weights (R,) of regions with image positions (R,): those of an image sum to one."""
-    return 1 / torch.bincount(image)[image]
+    """Weights (R,) float64 of regions with image positions (R,): those of an image sum to one."""
+    return torch.bincount(image)[image].double().reciprocal()
 
 
 def clamped_contrast(mixed: Mixed, image: Tensor, bank: Tensor, *, num_classes: int, temperature: float) -> Tensor:
@@ -96,7 +96,7 @@ def clamped_contrast(mixed: Mixed, image: Tensor, bank: Tensor, *, num_classes: 
         others = F.one_hot(target, num_classes) == 0
         negatives = (mass * others).sum(dim=1, keepdim=True)
         each = each + weight * ((negatives + positive.exp()).clamp(min=CLAMP).log() - positive).mean(dim=1)
-    return (each * per_image_share(image)).sum()
+    return (each * per_image_share(image).to(each)).sum()
 
 
 def pool_in_turn(features: Tensor, masks: Tensor, tags: Tensor, *, stored: Tensor) -> Regions:
