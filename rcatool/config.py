@@ -27,7 +27,9 @@ Backbone = Annotated[str, AfterValidator(_known_network)]
 class Cls(Section):
     """Stage 1: the classification network whose maps become seeds."""
 
-    method: Literal["rca", "cam"] = Field("rca", description="rca: with region memory; cam: the plain baseline, no memory")
+    method: Literal["rca", "cam", "official"] = Field(
+        "rca", description="rca: with region memory; cam: the plain baseline, no memory; official: the released code's, to compare with"
+    )
     backbone: Backbone = Field(
         "resnet50", description="network, made fully convolutional (timm:NAME: any of timm's; `tiny`: four small blocks, for tests)"
     )
@@ -37,16 +39,26 @@ class Cls(Section):
     batch_size: Positive = Field(16, description="photos per step")
     crop_size: Annotated[int, Field(ge=32, le=2048)] = Field(448, description="side of the square training crop, pixels")
     resize_long: tuple[Positive, Positive] = Field((320, 640), description="range the long side is drawn from before cropping, pixels")
+    resize_square: bool = Field(False, description="resize photos to crop_size x crop_size instead, whatever their shape; no crop")
     flip: bool = Field(True, description="mirror half of the training photos")
     color_jitter: Unit = Field(0.3, description="strength of brightness, contrast and saturation changes (hue: a third of it); 0: off")
+    shuffle: bool = Field(True, description="draw a new order of the photos for each epoch")
     lr: PositiveFloat = Field(0.01, description="learning rate of the backbone at the start")
     head_lr: PositiveFloat = Field(0.1, description="learning rate of the heads at the start")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="SGD momentum")
+    nesterov: bool = Field(False, description="Nesterov's form of the momentum")
     weight_decay: NonNegative = Field(1e-4, description="SGD weight decay, on weights only")
+    decay_all: bool = Field(False, description="weight decay on biases, too; batch norm's scales then train at the weights' rate")
+    schedule: Literal["poly", "step"] = Field("poly", description="learning rate: poly, or a tenth from each of step_epochs on")
     poly_power: PositiveFloat = Field(0.9, description="power of the poly learning-rate schedule")
+    step_epochs: tuple[Positive, ...] = Field((5, 10), description="epochs (from 0) that the step schedule goes down at")
     freeze_bn: bool = Field(True, description="keep batch norm at its pretrained statistics")
     freeze_early: bool = Field(False, description="keep the layers up to the backbone's first level (stride 8) as pretrained")
-    p_weight: NonNegative = Field(0.4, description="rca: weight of the classification loss of the first map P")
+    head: Literal["1x1", "grouped"] = Field(
+        "1x1", description="1x1: the paper's; grouped: three 3x3 layers before it, for O in a stack for each class (many parameters)"
+    )
+    head_width: Positive = Field(512, description="channels of a grouped head's hidden layers")
+    p_weight: NonNegative = Field(0.4, description="rca, official: weight of the classification loss of the first map P")
     feature_scale: Unit = Field(1.0, description="rca: factor of F beside the context in the O head's input; 1: the paper's concatenation")
 
     accumulate: Literal["none", "topk", "confidence"] = Field(
@@ -64,7 +76,11 @@ class Cls(Section):
 
 
 class Memory(Section):
-    """The region memory: what is stored, contrasted and aggregated (method rca)."""
+    """The region memory: what is stored, contrasted and aggregated (method rca).
+
+    Of these, `official` has size, momentum, confidence, contrast_weight (of a sum over images), contrast_start, temperature,
+    mixup_beta, prototypes, prototypes_start and kmeans_iterations.
+    """
 
     design: Literal["instance-ema", "fifo", "ring-ema"] = Field(
         "instance-ema", description="one slot per (photo, tag), or `size` slots per class"

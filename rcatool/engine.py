@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rcatool.console import Bar
 from rcatool.errors import TrainingError
 from rcatool.files import write_error
-from rcatool.optim import poly, set_lr
+from rcatool.optim import set_lr
 from rcatool.world import World
 
 LossFn = Callable[[tuple[Tensor, ...]], dict[str, Tensor]]
@@ -60,19 +60,19 @@ def train_one_epoch(
     loader: Iterable[tuple[Tensor, ...]],
     optimizer: torch.optim.Optimizer,
     *,
-    schedule: tuple[int, int, float],
+    schedule: tuple[int, Callable[[int], float]],
     world: World,
     log: TrainLog,
     bar: Bar,
 ) -> None:
     """Train over `loader` once. `loss_fn` maps a batch on the device to named losses, `loss` being what is minimised.
 
-    schedule = (steps done before this epoch, steps in all, poly power). Raises `TrainingError` naming the step and the
+    schedule = (steps done before this epoch, the factor of the learning rates at a step). Raises `TrainingError` naming the step and the
     terms when the loss stops being finite (looked at once per log line, so that the device is not waited for).
     """
-    done, total, power = schedule
+    done, rate = schedule
     for step, batch in enumerate(loader, start=done):
-        set_lr(optimizer, poly(step, total, power))
+        set_lr(optimizer, rate(step))
         images = batch[0].to(world.device, non_blocking=True, memory_format=torch.channels_last)
         rest = [part.to(world.device, non_blocking=True) for part in batch[1:]]
         with world.autocast():

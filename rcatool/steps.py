@@ -122,7 +122,7 @@ def settings_used(step: Step, config: Config) -> dict[str, Any]:
             continue
         if dotted == "data.saliency" and not config.data.saliency:
             continue
-        if section == "memory" and config.cls.method != "rca":
+        if section == "memory" and config.cls.method == "cam":
             continue  # the plain CAM has no memory
         value = config_io.get(config, dotted)
         used[dotted] = list(value) if isinstance(value, tuple) else value

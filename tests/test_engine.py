@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rcatool.checkpoint import resume_training, save_training
 from rcatool.engine import TrainLog, train_one_epoch
 from rcatool.errors import SetupError, TrainingError
-from rcatool.optim import sgd
+from rcatool.optim import poly, sgd
 from rcatool.world import World, make_world
 
 WORLD = World(torch.device("cpu"), None)
@@ -70,7 +70,7 @@ class Setup:
 
     def train(self, epoch: int, epochs: int = 3) -> None:
         data = batches(epoch)
-        schedule = (epoch * len(data), epochs * len(data), POWER)
+        schedule = (epoch * len(data), lambda step: poly(step, epochs * len(data), POWER))
         train_one_epoch(self.model, self.loss, data, self.optimizer, schedule=schedule, world=WORLD, log=self.log, bar=self.bar)
 
     def lines(self) -> list[dict[str, float]]:

@@ -22,20 +22,22 @@ from rcatool.errors import RcaError
 
 
 class EpochBatches:
-    """Batches of (epoch, index) in a shuffled order that depends on (seed, epoch) alone.
+    """Batches of (epoch, index) in a shuffled order that depends on (seed, epoch) alone, or in the photos' own.
 
     The last batch of an epoch may be smaller; nothing is dropped or repeated.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
-        self.count, self.batch_size, self.seed = count, batch_size, seed
+    def __init__(self, count: int, batch_size: int, seed: int, *, shuffle: bool = True) -> None:
+        self.count, self.batch_size, self.seed, self.shuffle = count, batch_size, seed, shuffle
         self.epoch = 0
 
     def __len__(self) -> int:
         return -(-self.count // self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count).tolist()
+        order = list(range(self.count))
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count).tolist()
         for start in range(0, self.count, self.batch_size):
             yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
 
@@ -65,27 +67,30 @@ class _TrainingPhotos(Dataset[tuple[Any, ...]]):
         rng = np.random.default_rng([self.variation.seed, *key])
         return sample, transforms.to_tensor(read_image(self.root / sample.image)), rng
 
-    def _view(self, image: Tensor, scale: float, rng: np.random.Generator) -> transforms.View:
-        size = transforms.scaled_size(*image.shape[-2:], scale)
+    def _view(self, size: tuple[int, int], rng: np.random.Generator) -> transforms.View:
         return transforms.draw_view(size, self.variation.crop_size, flip=self.variation.flip, rng=rng)
 
 
 class ClsDataset(_TrainingPhotos):
     """Training photos with tags: (epoch, index) -> (image (3, S, S) float32, tags (C,) float32, index, view (7,) int64).
 
-    The view says what part of the photo the image shows (`transforms.View.numbers`).
+    The long side is drawn from `resize_long` before cropping; without it the whole photo is squeezed into the square. The view
+    says what part of the photo the image shows (`transforms.View.numbers`).
     """
 
     def __init__(
-        self, samples: Sequence[Sample], root: Path, num_classes: int, variation: Variation, *, resize_long: tuple[int, int]
+        self, samples: Sequence[Sample], root: Path, num_classes: int, variation: Variation, *, resize_long: tuple[int, int] | None
     ) -> None:
         super().__init__(samples, root, num_classes, variation)
         self.resize_long = resize_long
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int, Tensor]:
         sample, image, rng = self._start(key)
-        long = int(rng.integers(self.resize_long[0], self.resize_long[1] + 1))
-        view = self._view(image, long / max(image.shape[-2:]), rng)
+        size = (self.variation.crop_size, self.variation.crop_size)
+        if self.resize_long is not None:
+            long = int(rng.integers(self.resize_long[0], self.resize_long[1] + 1))
+            size = transforms.scaled_size(*image.shape[-2:], long / max(image.shape[-2:]))
+        view = self._view(size, rng)
         piece = transforms.view_image(image, view, jitter=self.variation.color_jitter, rng=rng)
         return piece, tag_vector(sample, self.num_classes), key[1], view.numbers
 
@@ -109,7 +114,7 @@ class SegDataset(_TrainingPhotos):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
         sample, image, rng = self._start(key)
         label = read_mask(self.labels / f"{sample.id}.png", num_classes=self.num_classes, size=sample.size)
-        view = self._view(image, float(rng.uniform(*self.resize_scale)), rng)
+        view = self._view(transforms.scaled_size(*image.shape[-2:], float(rng.uniform(*self.resize_scale))), rng)
         piece = transforms.view_image(image, view, jitter=self.variation.color_jitter, rng=rng)
         return piece, transforms.view_label(torch.from_numpy(np.array(label)), view).long(), key[1]
 

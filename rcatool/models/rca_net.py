@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rcatool.models.backbones import Backbone
+from rcatool.models.heads import LINEAR, HeadKind
 from rcatool.models.region_memory import Attention, RegionMemory, aggregate
 
 
@@ -33,8 +34,8 @@ class RcaNet(nn.Module):
     """F = backbone(I); P = 1x1(F); O = 1x1([context, s F]) with context from the memory's prototypes (paper Fig. 2, spec 1.1).
 
     `feature_scale` s is 1 in the paper; below 1 the context weighs more, and O is flatter over an object than P.
-    Heads are 1x1 and free of bias, so that a class's score is exactly the mean of its map. Without a memory it is the
-    plain CAM network. With `projection` there is a linear layer (D -> that many) for the contrast to look through. `forward`
+    Heads are 1x1 and free of bias, so that a class's score is exactly the mean of its map, or deep (`head`). Without a memory it
+    is the plain CAM network. With `projection` there is a linear layer (D -> that many) for the contrast to look through. `forward`
     has no side effect; with the aggregation off, or before there are prototypes, the context is zero and O depends on F only.
     """
 
@@ -48,21 +49,21 @@ class RcaNet(nn.Module):
         attention_temperature: float = 0.07,
         feature_scale: float = 1.0,
         projection: int = 0,
+        head: HeadKind = LINEAR,
     ) -> None:
         super().__init__()
         width = backbone.out_channels
+        self.num_classes = num_classes
         self.backbone = backbone
         self.memory = memory
         self.attention: Attention = attention
         self.attention_temperature = attention_temperature
         self.feature_scale = feature_scale
-        self.p_head = nn.Conv2d(width, num_classes, 1, bias=False)
-        nn.init.normal_(self.p_head.weight, std=0.01)
-        self.o_head: nn.Conv2d | None = None
+        self.p_head = head.build(width, num_classes, separate=False)
+        self.o_head: nn.Module | None = None
         self.projection: nn.Linear | None = None
         if memory is not None:
-            self.o_head = nn.Conv2d(2 * width, num_classes, 1, bias=False)
-            nn.init.normal_(self.o_head.weight, std=0.01)
+            self.o_head = head.build(2 * width, num_classes, separate=True)
             if projection:
                 self.projection = nn.Linear(width, projection, bias=False)
 

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rcatool.config import Config
+from rcatool.models.official import OfficialNet
+from rcatool.models.official_loss import OfficialRule, official_loss
 from rcatool.models.rca_net import RcaNet
 from rcatool.models.region_memory import RegionMemory, WriteRule
 from rcatool.models.regions import Regions, gather_regions, mix_regions, pool_regions, region_contrast, region_masks
@@ -38,6 +40,23 @@ class StepState:
     intake: Intake
     probe: bool = False
     accumulate: Callable[..., object] | None = None  # takes maps (B, C, h, w), probabilities (B, C), where=(photo, view)
+
+
+def step_loss(model: RcaNet | OfficialNet, batch: tuple[Tensor, ...], config: Config, state: StepState) -> dict[str, Tensor]:
+    """The loss of a batch by the network's method."""
+    if isinstance(model, RcaNet):
+        return rca_loss(model, batch, config, state)
+    contrast = config.memory.contrast_weight > 0 and state.epoch >= config.memory.contrast_start
+    losses, regions, score = official_loss(model, batch[:3], official_rule(config), generator=state.generator if contrast else None)
+    sure = model.memory.update(regions, batch[2], score, rule=write_rule(config), epoch=state.epoch)
+    state.intake.count(regions.cls, sure)
+    return losses
+
+
+def official_rule(config: Config) -> OfficialRule:
+    """The settings that the released code's loss has."""
+    names = ("contrast_weight", "temperature", "mixup_beta", "confidence")
+    return OfficialRule(p_weight=config.cls.p_weight, **{name: getattr(config.memory, name) for name in names})
 
 
 def rca_loss(model: RcaNet, batch: tuple[Tensor, ...], config: Config, state: StepState) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from rcatool.config import Cam, Config
 from rcatool.data.datasets import MultiScaleDataset, view_loader
 from rcatool.data.manifest import Sample, check_images, split
 from rcatool.errors import DataError
-from rcatool.models.rca_net import Maps, RcaNet
+from rcatool.models.rca_net import Maps
 from rcatool.models.region_cam import RegionBank, RegionRule, hypercolumns, region_cam
 from rcatool.pool import parallel_map, worker_count
 from rcatool.pseudo import LabelJob, LabelRule, make_label, read_job
@@ -28,7 +28,7 @@ from rcatool.pseudo_batch import make_labels_batched
 from rcatool.refine.crf import choose_backend, crf_params
 from rcatool.run import Run
 from rcatool.stages.accumulated import check_source, export_accumulated
-from rcatool.stages.networks import load_cls, read_data
+from rcatool.stages.networks import ClsNet, load_cls, read_data
 from rcatool.stages.region_bank import choose_photos, load_bank, make_bank
 from rcatool.world import World, make_world
 
@@ -140,7 +140,7 @@ def _region_rule(settings: Cam) -> RegionRule:
     )
 
 
-def _region_bank(path: Path, model: RcaNet, run: Run, config: Config, world: World) -> RegionBank | None:
+def _region_bank(path: Path, model: ClsNet, run: Run, config: Config, world: World) -> RegionBank | None:
     """The region memory of the training photos, made first if there is none yet; None without the setting."""
     settings = config.cam
     if not settings.region_rounds or not settings.region_memory:
@@ -157,7 +157,7 @@ def _region_bank(path: Path, model: RcaNet, run: Run, config: Config, world: Wor
     return load_bank(path, samples, num_classes=classes.num_classes, device=world.device)
 
 
-def cam_forward(model: RcaNet, settings: Cam, sample: Sample) -> Callable[[Tensor], Sequence[Tensor]]:
+def cam_forward(model: ClsNet, settings: Cam, sample: Sample) -> Callable[[Tensor], Sequence[Tensor]]:
     """Images -> positive part of the exported map, of the sample's classes only, and the hypercolumns if they are needed."""
     keys = torch.as_tensor(sample.classes, dtype=torch.long)
 

@@ -3,7 +3,7 @@
 Settings become keyword arguments here, so that the stages that train a network and those that use it cannot differ.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,22 +20,29 @@ from rcatool.data.manifest import Sample, read_manifest, split
 from rcatool.errors import DataError
 from rcatool.models.backbones import Backbone, build_backbone, freeze, freeze_batch_norm
 from rcatool.models.deeplab import DeepLab
+from rcatool.models.heads import HeadKind
+from rcatool.models.official import OfficialNet, noise_memory
 from rcatool.models.rca_net import RcaNet
 from rcatool.models.region_memory import build_memory
 from rcatool.models.weights import load_weights
-from rcatool.optim import sgd
+from rcatool.optim import poly, sgd, step_decay
 from rcatool.run import Run
 from rcatool.steps import STEPS
 from rcatool.world import World
 
 M = TypeVar("M", bound=nn.Module)
 DROPOUT_STREAM = 2  # numbers of the other streams: stages/train_cls.py
+ClsNet = RcaNet | OfficialNet
 
 
-def cls_network(config: Config, tags: Tensor, *, pretrained: bool) -> RcaNet:
+def cls_network(config: Config, tags: Tensor, *, pretrained: bool) -> ClsNet:
     """The classification network for training photos with tags (n, C) bool; `pretrained` loads the backbone's weights."""
     backbone = _backbone(config.cls, pretrained=pretrained)
     settings, memory = config.memory, None
+    head = HeadKind(config.cls.head, config.cls.head_width)
+    if config.cls.method == "official":
+        memory = noise_memory(tags, backbone.out_channels, size=settings.size, prototypes=settings.prototypes)
+        return OfficialNet(backbone, tags.shape[1], memory, head=head)
     if config.cls.method == "rca":
         memory = build_memory(
             tags, backbone.out_channels, design=settings.design, size=settings.size, prototypes=settings.prototypes
@@ -48,6 +55,7 @@ def cls_network(config: Config, tags: Tensor, *, pretrained: bool) -> RcaNet:
         attention_temperature=settings.attention_temperature,
         feature_scale=config.cls.feature_scale,
         projection=settings.projection if settings.contrast_weight > 0 else 0,
+        head=head,
     )
 
 
@@ -71,7 +79,7 @@ def seed_dropout(seed: int, epoch: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch, DROPOUT_STREAM]).generate_state(1, np.uint64)[0] >> 1))
 
 
-def freeze_layers(model: RcaNet | DeepLab, settings: Cls | Seg) -> None:
+def freeze_layers(model: ClsNet | DeepLab, settings: Cls | Seg) -> None:
     """Freeze what `settings` say: to be repeated whenever the model was put in training mode."""
     if settings.freeze_bn:
         freeze_batch_norm(model)
@@ -79,11 +87,19 @@ def freeze_layers(model: RcaNet | DeepLab, settings: Cls | Seg) -> None:
         freeze(model.backbone.early_layers)
 
 
-def make_optimizer(model: RcaNet | DeepLab, settings: Cls | Seg) -> torch.optim.SGD:
+def make_optimizer(model: ClsNet | DeepLab, settings: Cls | Seg) -> torch.optim.SGD:
     """SGD over what is trained, with the rates of `settings`; what they freeze is frozen first."""
     freeze_layers(model, settings)
-    rates = {name: getattr(settings, name) for name in ("lr", "head_lr", "momentum", "weight_decay")}
-    return sgd(model, model.heads(), **rates)
+    names = ("lr", "head_lr", "momentum", "weight_decay", "nesterov", "decay_all")
+    return sgd(model, model.heads(), **{name: getattr(settings, name) for name in names if hasattr(settings, name)})
+
+
+def lr_schedule(settings: Cls | Seg, epoch: int, steps: int) -> tuple[int, Callable[[int], float]]:
+    """The steps done before an `epoch` of `steps`, and the factor of the learning rates at a step."""
+    if isinstance(settings, Cls) and settings.schedule == "step":
+        factor = step_decay(epoch, settings.step_epochs)
+        return epoch * steps, lambda step: factor
+    return epoch * steps, lambda step: poly(step, settings.epochs * steps, settings.poly_power)
 
 
 def variation(settings: Cls | Seg, seed: int) -> Variation:
@@ -91,7 +107,7 @@ def variation(settings: Cls | Seg, seed: int) -> Variation:
     return Variation(settings.crop_size, settings.flip, settings.color_jitter, seed)
 
 
-def load_cls(run: Run, config: Config, world: World) -> RcaNet:
+def load_cls(run: Run, config: Config, world: World) -> ClsNet:
     """The trained classification network of a run, in eval mode on the device."""
     classes, samples = read_data(run)
     model = cls_network(config, tag_matrix(split(samples, "train"), classes.num_classes), pretrained=False)

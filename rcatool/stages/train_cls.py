@@ -23,12 +23,21 @@ from rcatool.engine import TrainLog, train_one_epoch
 from rcatool.errors import DataError
 from rcatool.metrics import mean_average_precision
 from rcatool.models.accumulator import AccumulationRule, AttentionAccumulator
-from rcatool.models.rca_net import RcaNet
 from rcatool.pool import worker_count
 from rcatool.run import Run
 from rcatool.stages.accumulated import ACCUMULATED, make_accumulator
-from rcatool.stages.cls_loss import Intake, StepState, rca_loss
-from rcatool.stages.networks import cls_network, freeze_layers, make_optimizer, read_data, seed_dropout, tag_matrix, variation
+from rcatool.stages.cls_loss import Intake, StepState, step_loss
+from rcatool.stages.networks import (
+    ClsNet,
+    cls_network,
+    freeze_layers,
+    lr_schedule,
+    make_optimizer,
+    read_data,
+    seed_dropout,
+    tag_matrix,
+    variation,
+)
 from rcatool.world import World, make_world
 
 # Streams of random numbers that must not coincide: numbers are drawn from (seed, epoch, stream).
@@ -39,7 +48,7 @@ MIXUP_STREAM = 1
 class Training:
     """What a training epoch needs, and what a checkpoint holds."""
 
-    model: RcaNet
+    model: ClsNet
     optimizer: torch.optim.Optimizer
     config: Config
     world: World
@@ -59,9 +68,10 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     training = _build(config, train, classes.num_classes, world)
     start = resume_training(step.path / "last.pt", training.model, training.optimizer, accumulator=training.accumulator)
     console.log(_headline(config, train, start, world))
-    batches = EpochBatches(len(train), config.cls.batch_size, config.seed)
+    batches = EpochBatches(len(train), config.cls.batch_size, config.seed, shuffle=config.cls.shuffle)
     varied = variation(config.cls, config.seed)
-    dataset = ClsDataset(train, root, classes.num_classes, varied, resize_long=config.cls.resize_long)
+    resize_long = None if config.cls.resize_square else config.cls.resize_long
+    dataset = ClsDataset(train, root, classes.num_classes, varied, resize_long=resize_long)
     loader = train_loader(dataset, batches, workers=worker_count(config.runtime.workers), pin=world.device.type == "cuda")
     log = TrainLog(step.path / "log.jsonl", every=config.runtime.log_every)
     val_map = None
@@ -103,14 +113,14 @@ def _train_epoch(training: Training, loader: Any, epoch: int, log: TrainLog) -> 
         model.memory.refresh_prototypes(seed=_seed(config.seed, epoch), iterations=settings.kmeans_iterations)
     generator = torch.Generator().manual_seed(_seed(config.seed, epoch, MIXUP_STREAM))
     accumulate = _accumulation(training, epoch)
-    intake = Intake(torch.zeros(model.p_head.out_channels, dtype=torch.long, device=training.world.device))
+    intake = Intake(torch.zeros(model.num_classes, dtype=torch.long, device=training.world.device))
     steps = itertools.count()
 
     def loss_fn(batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
         probe = next(steps) % log.every == 0
-        return rca_loss(model, batch, config, StepState(epoch, generator, intake, probe=probe, accumulate=accumulate))
+        return step_loss(model, batch, config, StepState(epoch, generator, intake, probe=probe, accumulate=accumulate))
 
-    schedule = (epoch * len(loader), config.cls.epochs * len(loader), config.cls.poly_power)
+    schedule = lr_schedule(config.cls, epoch, len(loader))
     with console.progress(f"train-cls epoch {epoch + 1}/{config.cls.epochs}", total=len(loader.dataset)) as bar:
         train_one_epoch(model, loss_fn, loader, training.optimizer, schedule=schedule, world=training.world, log=log, bar=bar)
     return intake
@@ -126,7 +136,7 @@ def _accumulation(training: Training, epoch: int) -> Any:
 
 
 @torch.inference_mode()
-def validate(model: RcaNet, samples: Sequence[Sample], root: Path, num_classes: int, *, config: Config, world: World) -> float | None:
+def validate(model: ClsNet, samples: Sequence[Sample], root: Path, num_classes: int, *, config: Config, world: World) -> float | None:
     """mAP of the tags of held-out photos, at their own size, from the final map's score; None without tagged photos."""
     if not samples:
         return None

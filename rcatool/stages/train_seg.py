@@ -20,7 +20,7 @@ from rcatool.engine import TrainLog, train_one_epoch
 from rcatool.models.deeplab import DeepLab
 from rcatool.pool import worker_count
 from rcatool.run import Run
-from rcatool.stages.networks import freeze_layers, make_optimizer, read_data, seed_dropout, seg_network, variation
+from rcatool.stages.networks import freeze_layers, lr_schedule, make_optimizer, read_data, seed_dropout, seg_network, variation
 from rcatool.world import make_world
 
 
@@ -50,7 +50,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
         model.train()
         seed_dropout(config.seed, epoch)
         freeze_layers(model, config.seg)
-        schedule = (epoch * len(batches), config.seg.epochs * len(batches), config.seg.poly_power)
+        schedule = lr_schedule(config.seg, epoch, len(batches))
         with console.progress(f"train-seg epoch {epoch + 1}/{config.seg.epochs}", total=len(train)) as bar:
             loss_fn = _loss_fn(model)
             train_one_epoch(model, loss_fn, loader, optimizer, schedule=schedule, world=world, log=log, bar=bar)

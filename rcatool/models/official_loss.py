@@ -1,0 +1,112 @@
+"""What a training step of the released code does beyond its network (spec 2.3, steps 7 and 8), for `official`.
+
+Vectorised over the regions of a batch; the values are those of the code's loops. Departures from the paper that are kept:
+D5 (`pool_in_turn`), D11 (a sum over images), D12 (a clamped denominator), D13 (a region may be mixed with itself).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rcatool.models.official import OfficialNet
+from rcatool.models.regions import Mixed, Regions, pool_regions, region_masks
+
+CLAMP = 1e-4  # least value of a denominator (D12)
+
+
+@dataclass(frozen=True)
+class OfficialRule:
+    """The numbers of the released code's step; contrast_weight is that of a sum over the images of a batch."""
+
+    p_weight: float
+    contrast_weight: float
+    temperature: float
+    mixup_beta: float
+    confidence: float
+
+
+def official_loss(
+    model: OfficialNet, batch: tuple[Tensor, Tensor, Tensor], rule: OfficialRule, *, generator: torch.Generator | None
+) -> tuple[dict[str, Tensor], Regions, Tensor]:
+    """The total loss of images (B, 3, S, S), tags (B, C), photo indices (B,), with its terms; then what the memory is to be
+    written with: the regions and the tags' scores (B, C). Without a `generator`, which draws the mix-up, there is no contrast.
+    """
+    images, tags, _ = batch
+    maps = model(images)
+    assert maps.o is not None
+    o_score = maps.o.float().mean(dim=(2, 3))
+    losses = {
+        "loss_o": F.multilabel_soft_margin_loss(o_score, tags),
+        "loss_p": F.multilabel_soft_margin_loss(maps.p.float().mean(dim=(2, 3)), tags),
+    }
+    total = losses["loss_o"] + rule.p_weight * losses["loss_p"]
+    masks = region_masks(maps.p.float(), region_map="softmax")
+    if generator is not None:
+        anchors = pool_regions(model.contrast_features(maps.features).float(), masks, tags)  # D6
+        mixed = mix_with_any(anchors, mixup_beta=rule.mixup_beta, generator=generator)
+        losses["loss_contrast"] = clamped_contrast(
+            mixed, anchors.image, model.memory.bank, num_classes=tags.shape[1], temperature=rule.temperature
+        )
+        total = total + rule.contrast_weight * losses["loss_contrast"]
+    score = o_score.detach().sigmoid()
+    regions = pool_in_turn(maps.features.detach().float(), masks, tags, stored=score > rule.confidence)
+    return {"loss": total, **losses}, regions, score
+
+
+def mix_with_any(regions: Regions, *, mixup_beta: float, generator: torch.Generator) -> Mixed:
+    """Mix each region with one of any image, drawn first, and then of any class of it (D13); omega ~ Beta(beta, beta)."""
+    count = len(regions.cls)
+    if not count:
+        return Mixed(regions.features, regions.cls, regions.cls, regions.features.new_ones(0))
+    share = per_image_share(regions.image).cpu()
+    partner = torch.multinomial(share, count, replacement=True, generator=generator).to(regions.cls.device)
+    gamma = torch._standard_gamma(torch.full((2, count), mixup_beta, dtype=torch.float64), generator=generator)
+    omega = (gamma[0] / gamma.sum(dim=0)).to(regions.features)
+    return mix_pairs(regions, partner, omega)
+
+
+def mix_pairs(regions: Regions, partner: Tensor, omega: Tensor) -> Mixed:
+    """Each region, weighted by omega (R,), and its partner (R,) an index of a region, weighted by the rest."""
+    features = omega[:, None] * regions.features + (1 - omega[:, None]) * regions.features[partner]
+    return Mixed(features, regions.cls, regions.cls[partner], omega)
+
+
+def per_image_share(image: Tensor) -> Tensor:
+    """Weights (R,) float64 of regions with image positions (R,): those of an image sum to one."""
+    return torch.bincount(image)[image].double().reciprocal()
+
+
+def clamped_contrast(mixed: Mixed, image: Tensor, bank: Tensor, *, num_classes: int, temperature: float) -> Tensor:
+    """The contrast as the code computes it: mean over the regions of an image, then a sum over images (D11): scalar.
+
+    bank (C N, D), the slots of a class together. The largest similarity is taken off all, and denominators are kept above
+    `CLAMP` (D12). `image` (R,) is the region's position in the batch.
+    """
+    with torch.autocast(bank.device.type, enabled=False):  # which would compare in half precision
+        logits = F.normalize(mixed.features, dim=1) @ F.normalize(bank.detach(), dim=1).T / temperature  # (R, C N)
+    logits = logits - logits.detach().amax(dim=1, keepdim=True)
+    by_class = logits.view(len(logits), num_classes, -1)  # (R, C, N)
+    mass = by_class.exp().sum(dim=2)
+    row = torch.arange(len(logits), device=logits.device)
+    each = torch.zeros_like(mixed.omega)
+    for target, weight in ((mixed.cls, mixed.omega), (mixed.partner, 1 - mixed.omega)):
+        positive = by_class[row, target]  # (R, N)
+        others = F.one_hot(target, num_classes) == 0
+        negatives = (mass * others).sum(dim=1, keepdim=True)
+        each = each + weight * ((negatives + positive.exp()).clamp(min=CLAMP).log() - positive).mean(dim=1)
+    return (each * per_image_share(image).to(each)).sum()
+
+
+def pool_in_turn(features: Tensor, masks: Tensor, tags: Tensor, *, stored: Tensor) -> Regions:
+    """The regions of tags (B, C), pooled as the code does, class after class: each mask is applied to what the masks of the
+    image's earlier tags that are `stored` (B, C) have left of features (B, D, h, w), and the sum divided by its own area (D5).
+    """
+    passed = masks | ((tags > 0) & stored).logical_not()[:, :, None, None]
+    left = passed.to(features.dtype).cumprod(dim=1) * masks
+    area = masks.flatten(2).sum(dim=2)
+    with torch.autocast(features.device.type, enabled=False):  # which would round the sums to half precision
+        sums = torch.bmm(left.flatten(2), features.flatten(2).transpose(1, 2))  # (B, C, D)
+    image, cls = ((tags > 0) & (area > 0)).nonzero(as_tuple=True)
+    return Regions(sums[image, cls] / area[image, cls].unsqueeze(1), image, cls)
