@@ -120,6 +120,8 @@ def settings_used(step: Step, config: Config) -> dict[str, Any]:
             continue
         if dotted.startswith("data.coco_") and config.data.dataset != "coco":
             continue
+        if dotted == "data.saliency" and not config.data.saliency:
+            continue
         if section == "memory" and config.cls.method != "rca":
             continue  # the plain CAM has no memory
         value = config_io.get(config, dotted)
