@@ -72,9 +72,16 @@ class Memory(Section):
     attention_temperature: PositiveFloat = Field(0.07, description="temperature of the aggregation's softmax")
 
 
-class Cam(Section):
-    """CAM export."""
+CamFormat = Literal["irn", "psa", "seam", "puzzlecam", "clip-es", "mctformer", "npz"]
 
+
+class Cam(Section):
+    """CAM export, or import."""
+
+    source: str = Field("", description="folder of another program's CAM files (rca import-cams sets it); empty: our own network's CAMs")
+    source_format: CamFormat = Field("irn", description="source: the program that wrote the files")
+    source_first: Annotated[int, Field(ge=-1, le=1)] = Field(-1, description="source: number of its first class; -1: the format's")
+    source_missing: bool = Field(False, description="source: photos without a file are left out (their labels are all ignore)")
     scales: Scales = Field((0.5, 1.0, 1.5, 2.0), description="sizes the network sees each photo at")
     flip: bool = Field(True, description="also the mirrored photo")
     stride: Annotated[int, Field(ge=1, le=16)] = Field(4, description="pixels per stored CAM cell")

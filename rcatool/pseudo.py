@@ -72,6 +72,9 @@ def unary_probabilities(scores: np.ndarray, crf: str) -> np.ndarray:
 def make_label(job: LabelJob, rule: LabelRule) -> None:
     """Make the label PNG of one photo from its stored CAM; raises `DataError` naming a broken file."""
     keys, cam = load_full_cam(job.cam, size=job.size)
+    if not len(keys):  # imported CAMs may lack a photo: nothing is known about it
+        write_mask(job.label, np.full(job.size, IGNORE, np.uint8))
+        return
     image = None
     if rule.crf_params is not None:
         image = read_image(job.image)

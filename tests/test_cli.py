@@ -126,6 +126,7 @@ OPTIONS = {
     | {"--root", "--variant", "--overlap", "--crowd", "--photos", "--tune-fraction", "--masks", "--masks-out", "--config", "--json"},
     "prepare folder": SHARED | {"--images", "--tags", "--masks", "--val-fraction", "--tune-fraction", "--config", "--json"},
     "prepare shapes": SHARED | {"--root", "--seed", "--config", "--json"},
+    "import-cams": (SHARED - {"--device"}) | {"--format", "--first-class", "--allow-missing"},
     "train-cls": SHARED,
     "make-pseudo": SHARED,
     "train-seg": SHARED,

@@ -25,6 +25,7 @@ from rcatool.pool import parallel_map, worker_count
 from rcatool.pseudo import LabelJob, LabelRule, make_label
 from rcatool.refine.crf import crf_params, require_backend
 from rcatool.run import Run
+from rcatool.stages import import_cams
 from rcatool.stages.networks import load_cls, read_data
 from rcatool.world import World, make_world
 
@@ -32,11 +33,14 @@ REGION_STRIDE = 8  # pixels per cell of the comparison with regions: the finest 
 
 
 def main(run: Run, config: Config, *, force: bool = False) -> None:
-    """Export CAMs, then make labels of them; each step only if it is not current."""
+    """Export CAMs, or import them (cam.source), then make labels of them; each step only if it is not current."""
     if config.pseudo.crf != "none":
         require_backend(config.pseudo.crf_backend)  # before hours of CAMs, not after
-    run.require("train-cls", config)
-    export_cams(run, config, force=force)
+    if config.cam.source:
+        import_cams.main(run, config, force=force)
+    else:
+        run.require("train-cls", config)
+        export_cams(run, config, force=force)
     make_labels(run, config, force=force)
 
 

@@ -72,7 +72,7 @@ def pseudo_target(scene: Scene) -> Target | None:
         "background": "constant score" if threshold is not None else f"(1 - max)^{settings['pseudo.bg_power']}",
         "classes": "each photo's own tags",
         "crf": settings["pseudo.crf"],
-        **_views(_settings(scene, "make-pseudo/cams"), "cam"),
+        **_cam_views(scene),
         "refine": _section(settings, "refine"),
         "pseudo": _section(settings, "pseudo"),
     }
@@ -126,7 +126,7 @@ def _cam_scores(scene: Scene, part: str, swept: _Sweep) -> dict[str, Any]:
         "background": "constant threshold; the best of the sweep over these very masks (oracle)",
         "classes": "each photo's own tags",
         "crf": "none",
-        **_views(settings, "cam"),
+        **_cam_views(scene),
         "cam": _section(settings, "cam"),
     }
     return {
@@ -207,5 +207,9 @@ def _section(settings: dict[str, Any], section: str) -> dict[str, Any]:
     return {name.removeprefix(f"{section}."): value for name, value in settings.items() if name.startswith(f"{section}.")}
 
 
-def _views(settings: dict[str, Any], section: str) -> dict[str, Any]:
-    return {name: settings[f"{section}.{name}"] for name in ("scales", "flip")}
+def _cam_views(scene: Scene) -> dict[str, Any]:
+    """How the photos were seen for the CAMs, or where the CAMs were imported from."""
+    record = scene.run.record("make-pseudo/cams")
+    assert record is not None, "it is an input"
+    imported = record.get("info", {}).get("imported")
+    return {"imported": imported} if imported else {name: record["settings"][f"cam.{name}"] for name in ("scales", "flip")}
