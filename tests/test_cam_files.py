@@ -133,7 +133,10 @@ def rebuilt(storage: np.ndarray, *arguments: Any) -> Name:
 
 @pytest.mark.parametrize(
     "arguments",
-    [(0, (5,), (1,)), (1, (4,), (1,)), (-1, (2,), (1,)), (0, (2, 2), (3, 1)), (0, (2,), (-1,)), (0, (1000, 1000), (0, 0)), (0, (2, 2), (1,))],
+    [
+        (0, (5,), (1,)), (1, (4,), (1,)), (-1, (2,), (1,)), (0, (2, 2), (3, 1)), (0, (2,), (-1,)), (0, (1000, 1000), (0, 0)),
+        (0, (2, 2), (1,)),
+    ],
 )
 def test_a_tensor_beyond_its_storage_is_refused(arguments: Any, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", {"keys": rebuilt(np.arange(4.0), *arguments, False, {})})
@@ -248,7 +251,9 @@ def test_two_maps_of_one_class_are_refused(tmp_path: Path) -> None:
         import_cam(job(tmp_path / "a.npz"), layout=LAYOUTS["npz"], num_classes=20)
 
 
-@pytest.mark.parametrize(("stored", "fits", "shifted"), [((3, 14), True, 0), ((4, 15), False, 1), ((2, 13), False, -1), ((3, 15), False, 0)])
+@pytest.mark.parametrize(
+    ("stored", "fits", "shifted"), [((3, 14), True, 0), ((4, 15), False, 1), ((2, 13), False, -1), ((3, 15), False, 0)]
+)
 def test_classes_counted_another_way_are_noticed(stored: tuple[int, ...], fits: bool, shifted: int, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", dict(zip(stored, FULL, strict=True)))
     found = import_cam(job(tmp_path / "a.npy"), layout=LAYOUTS["psa"], num_classes=20)
