@@ -104,15 +104,30 @@ class Refine(Section):
 class Pseudo(Section):
     """CAMs to pseudo labels."""
 
-    background: Literal["threshold", "power"] = Field("threshold", description="background score: a constant, or (1 - max)^bg_power")
+    rule: Literal["argmax", "confidence", "conflict"] = Field(
+        "argmax", description="what decides: the best score, IRN's two thresholds, or the doubts of RCA's released code"
+    )
+    background: Literal["threshold", "power", "saliency"] = Field(
+        "threshold", description="background score: a constant, (1 - max)^bg_power, or 1 - saliency (data.saliency)"
+    )
     bg_threshold: Unit = Field(0.3, description="constant background score")
     bg_power: PositiveFloat = Field(4.0, description="exponent of (1 - max)")
     crf: Literal["none", "seed", "irn"] = Field(
         "seed", description="dense CRF at full size: constants of the PSA/RCA seed CRF or of IRN's label CRF"
     )
-    crf_backend: Literal["auto", "pydensecrf"] = Field("auto", description="library that runs the CRF")
+    crf_backend: Literal["auto", "scipy", "torch", "pydensecrf"] = Field(
+        "auto", description="program of the CRF; auto: scipy on the CPU, torch on a GPU; all give the same labels"
+    )
     crf_iterations: Positive = Field(10, description="mean-field iterations")
-    confidence: Unit = Field(0.0, description="pixels whose best score is below this become ignore (255); 0: none")
+    confidence: Unit = Field(0.0, description="argmax: pixels whose best score is below this become ignore (255); 0: none")
+    sure_foreground: Unit = Field(0.30, description="confidence: a class must beat this constant background score")
+    sure_background: Unit = Field(0.05, description="confidence: background where no class beats this; between the two: ignore (255)")
+    conflict: Unit = Field(0.9, description="conflict: pixels with two scores above this become ignore (255)")
+    attention: Unit = Field(0.8, description="conflict: background with a class above this becomes ignore (255)")
+    uncertain: Annotated[int, Field(ge=0, le=256)] = Field(
+        32, description="conflict: background of this saliency (of 255) or more becomes ignore (255); 256: none"
+    )
+    smallest: Unit = Field(0.01, description="conflict: photos with less than this share of foreground are ignored as a whole")
 
 
 class Seg(Section):

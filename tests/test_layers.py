@@ -26,7 +26,7 @@ LAYERS = {
     ],
     "computation": [
         "models/*", "refine/*", "data/transforms", "data/datasets", "optim", "kmeans", "cam_inference", "cams", "cam_files", "pseudo",
-        "scoring", "metrics", "tally", "bootstrap", "boundary", "conventions", "scorecard", "checkpoint", "world",
+        "pseudo_batch", "scoring", "metrics", "tally", "bootstrap", "boundary", "conventions", "scorecard", "checkpoint", "world",
     ],
     "engine": ["engine"],
     "stages": ["stages/*"],
@@ -63,8 +63,9 @@ EXPORT = [module for module in MODULES if module.startswith("export/")]
 
 # Where torch may be loaded: not by what runs in worker processes, which have to start fast.
 WITHOUT_TORCH = [
-    *LAYERS["foundation"], *LAYERS["cli"], *EXPORT, "pseudo", "scoring", "cams", "cam_files", "metrics", "tally", "scorecard",
-    "stages/prepare", "stages/import_cams", "stages/sbd_masks", "stages/verify_data", "stages/voc_download",
+    *LAYERS["foundation"], *LAYERS["cli"], *EXPORT, "pseudo", "refine/crf", "refine/lattice", "scoring", "cams", "cam_files",
+    "metrics", "tally", "scorecard", "stages/prepare", "stages/import_cams", "stages/sbd_masks",
+    "stages/verify_data", "stages/voc_download",
 ]  # fmt: skip
 
 

@@ -4,7 +4,8 @@ train-cls/final.pt -> make-pseudo/cams/<id>.npz -> make-pseudo/labels/<id>.png. 
 steps go photo by photo and skip what is already there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +19,13 @@ from rcatool.cams import cam_size, normalise, resize, save_cam
 from rcatool.config import Cam, Config
 from rcatool.data.datasets import MultiScaleDataset, view_loader
 from rcatool.data.manifest import Sample, check_images, split
-from rcatool.errors import DataError
+from rcatool.errors import ConfigError, DataError
 from rcatool.models.rca_net import Maps, RcaNet
 from rcatool.models.region_cam import hypercolumns, region_cam
 from rcatool.pool import parallel_map, worker_count
-from rcatool.pseudo import LabelJob, LabelRule, make_label
-from rcatool.refine.crf import crf_params, require_backend
+from rcatool.pseudo import Doubts, LabelJob, LabelRule, make_label, read_job
+from rcatool.pseudo_batch import make_labels_batched
+from rcatool.refine.crf import choose_backend, crf_params
 from rcatool.run import Run
 from rcatool.stages import import_cams
 from rcatool.stages.networks import load_cls, read_data
@@ -35,7 +37,7 @@ REGION_STRIDE = 8  # pixels per cell of the comparison with regions: the finest 
 def main(run: Run, config: Config, *, force: bool = False) -> None:
     """Export CAMs, or import them (cam.source), then make labels of them; each step only if it is not current."""
     if config.pseudo.crf != "none":
-        require_backend(config.pseudo.crf_backend)  # before hours of CAMs, not after
+        choose_backend(config.pseudo.crf_backend, "cpu")  # before hours of CAMs, not after
     if config.cam.source:
         import_cams.main(run, config, force=force)
     else:
@@ -67,21 +69,39 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
 
 
 def make_labels(run: Run, config: Config, *, force: bool) -> None:
-    """Write make-pseudo/labels: background score, dense CRF and label rule, one photo per process at a time."""
+    """Write make-pseudo/labels: background score, dense CRF and label rule; on a CPU one photo per process at a time."""
     step = run.begin("make-pseudo/labels", config, force=force)
     if step is None:
         return
     samples, root = _tagged(run, config)
     cams = run.dir("make-pseudo/cams")
-    jobs = [LabelJob(root / s.image, cams / f"{s.id}.npz", step.path / f"{s.id}.png", s.size) for s in samples]
+    rule = label_rule(config)
+    if rule.background == "saliency":
+        _require_saliency(samples)
+    jobs = [
+        LabelJob(root / s.image, cams / f"{s.id}.npz", step.path / f"{s.id}.png", s.size, root / s.saliency if s.saliency else None)
+        for s in samples
+    ]
     todo = [job for job in jobs if not job.label.exists()]
-    _say("pseudo labels", len(jobs), len(todo))
-    work = partial(make_label, rule=label_rule(config))
+    device = make_world(device=config.runtime.device, precision=config.runtime.precision).device
+    rule = replace(rule, crf_backend=choose_backend(config.pseudo.crf_backend, device.type))
+    crf = {} if rule.crf_params is None else {"crf": f"{rule.crf_backend} on {device if rule.crf_backend == 'torch' else 'cpu'}"}
+    _say(f"pseudo labels (dense CRF: {crf['crf']})" if crf else "pseudo labels", len(jobs), len(todo))
     with console.progress("make-pseudo labels", total=len(jobs)) as bar:
         bar.advance(len(jobs) - len(todo))
-        for _ in parallel_map(work, todo, workers=worker_count(config.runtime.workers), bar=bar.advance):
-            pass
-    run.commit(step, {"photos": len(jobs)})
+        for done in _label(todo, rule, str(device), worker_count(config.runtime.workers)):
+            bar.advance(done)
+    run.commit(step, {"photos": len(jobs), **crf})
+
+
+def _label(jobs: list[LabelJob], rule: LabelRule, device: str, workers: int) -> Iterator[int]:
+    """Make the label files, by processes of their own or, with torch, in batches on the device; yields how many more are done."""
+    if rule.crf_params is not None and rule.crf_backend == "torch":
+        read = parallel_map(partial(read_job, rule=rule), jobs, workers=workers)
+        yield from make_labels_batched(zip(jobs, read, strict=True), rule, device=device)
+    else:
+        for _ in parallel_map(partial(make_label, rule=rule), jobs, workers=workers):
+            yield 1
 
 
 def label_rule(config: Config) -> LabelRule:
@@ -94,7 +114,20 @@ def label_rule(config: Config) -> LabelRule:
         crf=settings.crf,
         crf_params=None if settings.crf == "none" else crf_params(settings.crf, settings.crf_iterations),
         confidence=settings.confidence,
+        kind=settings.rule,
+        sure=(settings.sure_foreground, settings.sure_background),
+        doubts=Doubts(settings.conflict, settings.attention, settings.uncertain, settings.smallest),
     )
+
+
+def _require_saliency(samples: Sequence[Sample]) -> None:
+    """Raise ConfigError unless every photo has a saliency map."""
+    lacking = sum(sample.saliency is None for sample in samples)
+    if lacking:
+        raise ConfigError(
+            f"pseudo.background saliency: {lacking} of {len(samples)} photos have no saliency map",
+            "rca prepare ... --set data.saliency=DIR, or --set pseudo.background=power",
+        )
 
 
 def photo_cam(
