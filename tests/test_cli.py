@@ -141,6 +141,7 @@ OPTIONS = {
     "export labelme": EXPORT | {"--classes", "--tolerance", "--min-area"},
     "export yolo": EXPORT | {"--classes", "--tolerance", "--min-area", "--photos"},
     "export png": EXPORT | {"--classes", "--rgb"},
+    "export cams": {"--run", "--format", "--out", "--force", "--quiet", "--debug"},
     "status": {"--run", "--json", "--debug"},
     "doctor": {"--run", "--json", "--debug"},
 }

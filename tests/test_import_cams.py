@@ -148,6 +148,37 @@ def test_our_own_files_of_another_run_can_be_imported(rca: Rca, undisturbed: Tin
     assert {name for name in ours if ours[name] != theirs[name]} == {"stage.json"}
 
 
+@pytest.mark.parametrize("layout", ["irn", "psa", "npz"])
+def test_our_cams_go_out_and_come_back(rca: Rca, undisturbed: TinyRun, run: Path, layout: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert rca("export", "cams", "--run", undisturbed.path, "--format", layout, "--out", out).code == 0
+    assert rca("import-cams", out, "--format", layout, "--run", run).code == 0
+    for sample in tagged(run):
+        ours, theirs = stored(run, sample), stored(undisturbed.path, sample)
+        assert ours[0].tolist() == theirs[0].tolist()
+        # Enlarged to the photo's size and averaged again, a map loses some of its finest detail.
+        close = 0 if layout == "npz" else 0.35
+        assert float(np.abs(ours[1].astype(np.float32) - theirs[1].astype(np.float32)).max()) <= close
+    assert rca("export", "cams", "--run", undisturbed.path, "--out", out).code == 2  # it is there already
+
+
+def test_irns_own_code_can_use_an_export(rca: Rca, undisturbed: TinyRun, tmp_path: Path) -> None:
+    assert rca("export", "cams", "--run", undisturbed.path, "--format", "irn", "--out", tmp_path / "out").code == 0
+    sample = tagged(undisturbed.path)[0]
+    found = np.load(tmp_path / "out" / f"{sample.id}.npy", allow_pickle=True).item()
+    assert found["keys"].tolist() == list(sample.classes)
+    assert np.pad(found["keys"] + 1, (1, 0)).tolist() == [0, *(key + 1 for key in sample.classes)]
+    assert found["cam"].cpu().shape == (len(sample.classes), -(-sample.size[0] // 4), -(-sample.size[1] // 4))
+    assert found["high_res"].shape == (len(sample.classes), *sample.size)
+    np.testing.assert_allclose(found["high_res"].max(axis=(1, 2)), 1, atol=1e-6)
+
+
+def test_export_needs_current_cams(rca: Rca, run: Path, tmp_path: Path) -> None:
+    code, _, err = rca("export", "cams", "--run", run, "--out", tmp_path / "out")
+    assert (code, err.count("\n")) == (4, 2)
+    assert "export cams needs the output of make-pseudo" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
