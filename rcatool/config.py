@@ -107,10 +107,10 @@ class Pseudo(Section):
     rule: Literal["argmax", "confidence", "conflict"] = Field(
         "argmax", description="what decides: the best score, IRN's two thresholds, or the doubts of RCA's released code"
     )
-    background: Literal["threshold", "power", "saliency"] = Field(
-        "threshold", description="background score: a constant, (1 - max)^bg_power, or 1 - saliency (data.saliency)"
+    background: Literal["threshold", "auto", "power", "saliency"] = Field(
+        "threshold", description="background score: a constant, one chosen from the CAMs, (1 - max)^bg_power, or 1 - saliency"
     )
-    bg_threshold: Unit = Field(0.3, description="constant background score")
+    bg_threshold: Unit = Field(0.3, description="background threshold: the constant")
     bg_power: PositiveFloat = Field(4.0, description="exponent of (1 - max)")
     crf: Literal["none", "seed", "irn"] = Field(
         "seed", description="dense CRF at full size: constants of the PSA/RCA seed CRF or of IRN's label CRF"

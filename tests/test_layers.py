@@ -25,8 +25,9 @@ LAYERS = {
         "data/json_window", "data/coco_json", "data/coco_regions", "data/coco_rule", "data/coco_paint", "data/coco",
     ],
     "computation": [
-        "models/*", "refine/*", "data/transforms", "data/datasets", "optim", "kmeans", "cam_inference", "cams", "cam_files", "cam_writing",
-        "pseudo", "pseudo_batch", "scoring", "metrics", "tally", "bootstrap", "boundary", "conventions", "scorecard", "checkpoint", "world",
+        "models/*", "refine/*", "data/transforms", "data/datasets", "optim", "kmeans", "cam_inference", "cams", "auto_threshold",
+        "cam_files", "cam_writing", "pseudo", "pseudo_batch", "scoring", "metrics", "tally", "bootstrap", "boundary",
+        "conventions", "scorecard", "checkpoint", "world",
     ],
     "engine": ["engine"],
     "stages": ["stages/*"],

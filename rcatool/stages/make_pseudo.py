@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rcatool import console
+from rcatool.auto_threshold import choose_threshold, peak_shares
 from rcatool.cam_inference import infer_levels
 from rcatool.cams import cam_size, normalise, resize, save_cam
 from rcatool.config import Cam, Config
@@ -84,14 +85,32 @@ def make_labels(run: Run, config: Config, *, force: bool) -> None:
     ]
     todo = [job for job in jobs if not job.label.exists()]
     device = make_world(device=config.runtime.device, precision=config.runtime.precision).device
+    about = {}
+    if rule.background == "auto":
+        rule = replace(rule, background="threshold", bg_threshold=_choose_threshold(jobs, config))
+        about["bg_threshold"] = rule.bg_threshold
     rule = replace(rule, crf_backend=choose_backend(config.pseudo.crf_backend, device.type))
-    crf = {} if rule.crf_params is None else {"crf": f"{rule.crf_backend} on {device if rule.crf_backend == 'torch' else 'cpu'}"}
-    _say(f"pseudo labels (dense CRF: {crf['crf']})" if crf else "pseudo labels", len(jobs), len(todo))
+    if rule.crf_params is not None:
+        about["crf"] = f"{rule.crf_backend} on {device if rule.crf_backend == 'torch' else 'cpu'}"
+    _say(f"pseudo labels (dense CRF: {about['crf']})" if "crf" in about else "pseudo labels", len(jobs), len(todo))
     with console.progress("make-pseudo labels", total=len(jobs)) as bar:
         bar.advance(len(jobs) - len(todo))
         for done in _label(todo, rule, str(device), worker_count(config.runtime.workers)):
             bar.advance(done)
-    run.commit(step, {"photos": len(jobs), **crf})
+    run.commit(step, {"photos": len(jobs), **about})
+
+
+def _choose_threshold(jobs: Sequence[LabelJob], config: Config) -> float:
+    """The background threshold that the CAMs themselves suggest; the same for the same CAMs, so that a resumed step goes on with it."""
+    with console.progress("background threshold", total=len(jobs)) as bar:
+        workers = worker_count(config.runtime.workers)
+        chosen = choose_threshold(parallel_map(_peak_shares, jobs, workers=workers, bar=bar.advance, chunk=16))
+    console.log(f"make-pseudo: background threshold {chosen}, chosen from the CAMs of {len(jobs)} photos (pseudo.background: auto)")
+    return chosen
+
+
+def _peak_shares(job: LabelJob) -> np.ndarray:
+    return peak_shares(job.cam, job.size)
 
 
 def _label(jobs: list[LabelJob], rule: LabelRule, device: str, workers: int) -> Iterator[int]:
