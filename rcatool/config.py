@@ -62,7 +62,7 @@ class Cls(Section):
     feature_scale: Unit = Field(1.0, description="rca: factor of F beside the context in the O head's input; 1: the paper's concatenation")
 
     accumulate: Literal["none", "topk", "confidence"] = Field(
-        "none", description="keep the maximum of a photo's maps over epochs (cam.source): of tags in the top k, or of enough probability"
+        "none", description="keep the maximum of a photo's maps over epochs (cam.maps): of tags in the top k, or of enough probability"
     )
     accumulate_threshold: Unit = Field(0.1, description="least probability of a tag whose map is kept (accumulate confidence)")
     accumulate_start: Natural = Field(1, description="first epoch (from 0) whose maps are kept")
@@ -107,10 +107,17 @@ class Memory(Section):
     attention_temperature: PositiveFloat = Field(0.07, description="temperature of the aggregation's softmax")
 
 
-class Cam(Section):
-    """CAM export."""
+CamFormat = Literal["irn", "psa", "seam", "puzzlecam", "clip-es", "mctformer", "npz"]
 
-    source: Literal["network", "accumulated"] = Field(
+
+class Cam(Section):
+    """CAM export, or import."""
+
+    source: str = Field("", description="folder of another program's CAM files (rca import-cams sets it); empty: our own network's CAMs")
+    source_format: CamFormat = Field("irn", description="source: the program that wrote the files")
+    source_first: Annotated[int, Field(ge=-1, le=1)] = Field(-1, description="source: number of its first class; -1: the format's")
+    source_missing: bool = Field(False, description="source: photos without a file are left out (their labels are all ignore)")
+    maps: Literal["network", "accumulated"] = Field(
         "network", description="maps of the trained network, or those that training kept of its photos (cls.accumulate)"
     )
     scales: Scales = Field((0.5, 1.0, 1.5, 2.0), description="sizes the network sees each photo at")
@@ -138,8 +145,13 @@ class Refine(Section):
 class Pseudo(Section):
     """CAMs to pseudo labels."""
 
-    background: Literal["threshold", "power"] = Field("threshold", description="background score: a constant, or (1 - max)^bg_power")
-    bg_threshold: Unit = Field(0.3, description="constant background score")
+    rule: Literal["argmax", "confidence", "conflict"] = Field(
+        "argmax", description="what decides: the best score, IRN's two thresholds, or the doubts of RCA's released code"
+    )
+    background: Literal["threshold", "auto", "power", "saliency"] = Field(
+        "threshold", description="background score: a constant, one chosen from the CAMs, (1 - max)^bg_power, or 1 - saliency"
+    )
+    bg_threshold: Unit = Field(0.3, description="background threshold: the constant")
     bg_power: PositiveFloat = Field(4.0, description="exponent of (1 - max)")
     crf: Literal["none", "seed", "irn"] = Field(
         "seed", description="dense CRF at full size: constants of the PSA/RCA seed CRF or of IRN's label CRF"
@@ -148,7 +160,15 @@ class Pseudo(Section):
         "auto", description="program of the CRF; auto: scipy on the CPU, torch on a GPU; all give the same labels"
     )
     crf_iterations: Positive = Field(10, description="mean-field iterations")
-    confidence: Unit = Field(0.0, description="pixels whose best score is below this become ignore (255); 0: none")
+    confidence: Unit = Field(0.0, description="argmax: pixels whose best score is below this become ignore (255); 0: none")
+    sure_foreground: Unit = Field(0.30, description="confidence: a class must beat this constant background score")
+    sure_background: Unit = Field(0.05, description="confidence: background where no class beats this; between the two: ignore (255)")
+    conflict: Unit = Field(0.9, description="conflict: pixels with two scores above this become ignore (255)")
+    attention: Unit = Field(0.8, description="conflict: background with a class above this becomes ignore (255)")
+    uncertain: Annotated[int, Field(ge=0, le=256)] = Field(
+        32, description="conflict: background of this saliency (of 255) or more becomes ignore (255); 256: none"
+    )
+    smallest: Unit = Field(0.01, description="conflict: photos with less than this share of foreground are ignored as a whole")
 
 
 class Seg(Section):

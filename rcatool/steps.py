@@ -5,8 +5,9 @@ The settings and input digests of a step, hashed, are its fingerprint; comparing
 
 import hashlib
 import json
+import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,21 @@ NOT_FINGERPRINTED = ("data.root",)
 
 # Settings that may name a file outside the run: the file's content counts, not its place.
 OUTSIDE_FILES = ("data.tags", "data.masks", "cls.weights", "seg.weights")
+OUTSIDE_FOLDERS = ("cam.source",)  # the same, by the names, sizes and times of the files in it
 NO_FILES = ("", "masks", "folders", "imagenet", "none")  # the values of these settings that name no file
+
+
+def steps_for(config: Config) -> dict[str, Step]:
+    """The steps as `config` links them: imported CAMs need no network of ours."""
+    if not config.cam.source:
+        return STEPS
+    name = "make-pseudo/cams"
+    return STEPS | {name: replace(STEPS[name], inputs=("prepare",))}
+
+
+def is_needed(step: str, config: Config) -> bool:
+    """Whether anything that `config` asks for is made from `step`."""
+    return step != "train-cls" or not config.cam.source
 
 
 def settings_used(step: Step, config: Config) -> dict[str, Any]:
@@ -122,11 +137,18 @@ def settings_used(step: Step, config: Config) -> dict[str, Any]:
             continue
         if dotted == "data.saliency" and not config.data.saliency:
             continue
+        if section == "cam" and not _is_used(dotted, config):
+            continue
         if section == "memory" and config.cls.method == "cam":
             continue  # the plain CAM has no memory
         value = config_io.get(config, dotted)
         used[dotted] = list(value) if isinstance(value, tuple) else value
     return used
+
+
+def _is_used(dotted: str, config: Config) -> bool:
+    """Whether a setting of `cam` counts: imported CAMs depend on where they come from and the stride only, our own on all others."""
+    return (dotted.startswith("cam.source") or dotted == "cam.stride") if config.cam.source else not dotted.startswith("cam.source")
 
 
 def outside_files(settings: dict[str, Any], root: str, known: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -150,7 +172,21 @@ def outside_files(settings: dict[str, Any], root: str, known: dict[str, Any]) ->
             found[name] = before if unchanged and before else {**seen, "sha256": sha256_file(path)}
         elif before is not None:
             found[name] = before
+    for name in OUTSIDE_FOLDERS:
+        value = str(settings.get(name, ""))
+        if value and Path(value).is_dir():
+            found[name] = _folder_contents(Path(value))
+        elif value and isinstance(known.get(name), dict) and known[name].get("path") == value:
+            found[name] = known[name]
     return found
+
+
+def _folder_contents(folder: Path) -> dict[str, Any]:
+    """Path, number and bytes of the files right in a folder, and the digest of their names, sizes and times."""
+    with os.scandir(folder) as entries:
+        files = sorted((entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries if entry.is_file())
+    digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    return {"path": str(folder), "files": len(files), "bytes": sum(size for _, size, _ in files), "sha256": digest}
 
 
 def fingerprint(step: Step, settings: dict[str, Any], inputs: dict[str, str]) -> str:
@@ -159,11 +195,11 @@ def fingerprint(step: Step, settings: dict[str, Any], inputs: dict[str, str]) ->
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def first_to_make(step: str, current: set[str]) -> str:
+def first_to_make(step: str, current: set[str], config: Config) -> str:
     """The first step to make so that `step` can be made: itself, or one that it depends on and that is not in `current`."""
-    for name in STEPS[step].inputs:
+    for name in steps_for(config)[step].inputs:
         if name not in current:
-            return first_to_make(name, current)
+            return first_to_make(name, current, config)
     return step
 
 

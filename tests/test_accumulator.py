@@ -209,7 +209,7 @@ def test_a_run_that_is_stopped_keeps_the_same_maps(rca, undisturbed: TinyRun, tm
 
 
 def check_cams_are_what_was_kept(rca, run: Path, kept: dict[str, Tensor]) -> None:
-    assert rca("make-pseudo", "--run", run, *assign("cam.source=accumulated", "cam.stride=4")).code == 0
+    assert rca("make-pseudo", "--run", run, *assign("cam.maps=accumulated", "cam.stride=4")).code == 0
     train = split(read_manifest(run / "prepare" / "manifest.jsonl"), "train")
     place = 0
     for sample in train:
@@ -232,5 +232,5 @@ def test_accumulation_leaves_training_alone(rca, undisturbed: TinyRun, tmp_path:
 
 def test_nothing_kept_is_said_before_anything_else(rca, undisturbed: TinyRun, tmp_path: Path) -> None:
     run = undisturbed.copy(tmp_path / "run", until="make-pseudo/cams")
-    result = rca("make-pseudo", "--run", run, *assign("cam.source=accumulated"))
+    result = rca("make-pseudo", "--run", run, *assign("cam.maps=accumulated"))
     assert (result.code, "training keeps no maps" in result.err) == (2, True)

@@ -17,7 +17,18 @@ from rcatool.cams import save_cam
 from rcatool.data.labels import IGNORE, read_mask
 from rcatool.errors import DataError
 from rcatool.metrics import confusion_matrix, sweep_histogram, sweep_matrices
-from rcatool.pseudo import LabelJob, LabelRule, background_score, cam_to_label, make_label, read_job, unary_probabilities
+from rcatool.pseudo import (
+    Doubts,
+    LabelJob,
+    LabelRule,
+    Photo,
+    background_score,
+    make_label,
+    photo_label,
+    read_job,
+    scores_to_label,
+    unary_probabilities,
+)
 from rcatool.pseudo_batch import batches, make_labels_batched
 from rcatool.refine.crf import CrfParams
 
@@ -55,7 +66,7 @@ BY_HAND: dict[str, tuple[LabelRule, list[list[int]]]] = {
 @pytest.mark.parametrize("case", BY_HAND)
 def test_labels_by_hand(case: str) -> None:
     which, expected = BY_HAND[case]
-    label = cam_to_label(CAM, KEYS, None, which)
+    label = photo_label(Photo(KEYS, CAM), which)
     assert label.dtype == np.uint8
     assert label.tolist() == expected
 
@@ -63,20 +74,86 @@ def test_labels_by_hand(case: str) -> None:
 @pytest.mark.parametrize("background", ["threshold", "power"])
 @pytest.mark.parametrize("crf_params", [None, CrfParams(2, 3, 3, 80, 13, 10)])
 @pytest.mark.parametrize("crf", ["seed", "irn"])
-def test_without_tags_everything_is_background(background: str, crf: str, crf_params: CrfParams | None) -> None:
+def test_a_photo_without_maps_is_ignored_as_a_whole(background: str, crf: str, crf_params: CrfParams | None) -> None:
     image = np.zeros((4, 4, 3), np.uint8)
     which = rule(background=background, crf=crf, crf_params=crf_params, confidence=0.9)
-    assert cam_to_label(CAM[:0], KEYS[:0], image, which).tolist() == [[0] * 4] * 4
+    assert photo_label(Photo(KEYS[:0], CAM[:0], image), which).tolist() == [[IGNORE] * 4] * 4
+
+
+# What stands out, of 255.
+SALIENCY = np.array([[0, 31, 32, 255], [255, 255, 255, 255], [10, 40, 255, 0], [20, 30, 100, 200]], np.float32) / 255
+
+
+def with_saliency(**changes: Any) -> LabelRule:
+    return rule(background="saliency", **changes)
+
+
+DOUBTFUL: dict[str, tuple[LabelRule, np.ndarray | None, list[list[int]]]] = {
+    # 1 - saliency: 1, .88, .87, 0 | 0 ... | .96, .84, 0, 1 | .92, .88, .61, .22
+    "saliency is the background": (with_saliency(), SALIENCY, [[0, 0, 0, 1], [7, 1, 1, 7], [0, 1, 1, 0], [0, 0, 0, 7]]),
+    # Sure above .6, perhaps above .2, background below: IGNORE between the two.
+    "two thresholds": (
+        rule(kind="confidence", sure=(0.6, 0.2)), None,
+        [[0, 0, 0, IGNORE], [7, IGNORE, IGNORE, 7], [1, 1, 1, 7], [IGNORE, IGNORE, IGNORE, IGNORE]],
+    ),
+    "two equal thresholds are one": (rule(kind="confidence", sure=(0.3, 0.3)), None, BY_HAND["threshold 0.3"][1]),
+    # Without saliency only a class above the attention that loses against the background's .85 is in doubt: nowhere.
+    "conflict, constant background": (
+        rule(kind="conflict", bg_threshold=0.85), None, [[0, 0, 0, 0], [7, 0, 0, 0], [0, 1, 1, 7], [0, 0, 0, 0]],
+    ),
+    "attention": (
+        rule(kind="conflict", bg_threshold=0.85, doubts=Doubts(attention=0.75)), None,
+        [[0, 0, 0, 0], [7, 0, 0, IGNORE], [IGNORE, 1, 1, 7], [0, 0, 0, 0]],
+    ),
+    # The first row's third pixel has the saliency 32, the second 31; the last row's 100 makes background of .5 against .61 doubtful.
+    "uncertain background": (
+        with_saliency(kind="conflict"), SALIENCY,
+        [[0, 0, IGNORE, 1], [7, 1, 1, 7], [0, 1, 1, IGNORE], [0, 0, IGNORE, 7]],
+    ),
+    "no uncertain background": (
+        with_saliency(kind="conflict", doubts=Doubts(uncertain=256, attention=1.0)), SALIENCY,
+        [[0, 0, 0, 1], [7, 1, 1, 7], [0, 1, 1, IGNORE], [0, 0, 0, 7]],
+    ),
+    # Two of background, first and second map above .45: 1 - saliency with a map, or both maps.
+    "conflict": (
+        with_saliency(kind="conflict", doubts=Doubts(conflict=0.45, uncertain=256, attention=1.0)), SALIENCY,
+        [[0, 0, 0, 1], [7, IGNORE, IGNORE, IGNORE], [IGNORE, IGNORE, 1, IGNORE], [0, 0, IGNORE, IGNORE]],
+    ),
+    # 8 of 16 pixels are foreground.
+    "too small": (with_saliency(kind="conflict", doubts=Doubts(smallest=0.51)), SALIENCY, [[IGNORE] * 4] * 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DOUBTFUL)
+def test_rules_with_doubts_by_hand(case: str) -> None:
+    which, saliency, expected = DOUBTFUL[case]
+    assert photo_label(Photo(KEYS, CAM, None, saliency), which).tolist() == expected
+
+
+def test_a_photo_just_large_enough_is_kept() -> None:
+    label = photo_label(Photo(KEYS, CAM, None, SALIENCY), with_saliency(kind="conflict", doubts=Doubts(smallest=0.5)))
+    assert label.tolist() == DOUBTFUL["uncertain background"][2]
+
+
+def test_the_conflict_rule_takes_the_crfs_probabilities_and_saliency_for_the_background() -> None:
+    found = np.array([[[0.05, 0.05, 0.9, 0.5]], [[0.95, 0.95, 0.1, 0.5]]], np.float32)  # background, class 0
+    saliency = np.array([[1.0, 0.04, 0.5, 0.0]], np.float32)
+    which = rule(kind="conflict", crf_params=CrfParams(1, 3, 3, 80, 13, 10), background="power")
+    photo = Photo(np.array([0]), found[1:], None, saliency)
+    # Sure; two scores above .9 (1 - .04); background that stands out; plain background.
+    assert scores_to_label([found], photo, which).tolist() == [[1, IGNORE, IGNORE, 0]]
+    # Without saliency the CRF's own background counts.
+    assert scores_to_label([found], photo._replace(saliency=None), which).tolist() == [[1, 1, 0, 0]]
 
 
 def test_a_map_of_zeros_gives_no_label() -> None:
     for which in (rule(bg_threshold=0.0), rule(), rule(background="power")):
-        assert cam_to_label(np.zeros_like(CAM), KEYS, None, which).max() == 0
+        assert photo_label(Photo(KEYS, np.zeros_like(CAM)), which).max() == 0
 
 
 def test_background_score() -> None:
-    assert np.unique(background_score(CAM, rule(bg_threshold=0.25))).tolist() == [0.25]
-    power = background_score(CAM, rule(background="power", bg_power=3.0))
+    assert np.unique(background_score(Photo(KEYS, CAM), rule(bg_threshold=0.25))).tolist() == [0.25]
+    power = background_score(Photo(KEYS, CAM), rule(background="power", bg_power=3.0))
     expected = [[(1 - max(CAM[0, y, x], CAM[1, y, x])) ** 3 for x in range(4)] for y in range(4)]
     np.testing.assert_allclose(power, expected, atol=1e-6)
 
@@ -98,14 +175,19 @@ def cams(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(cams(), st.sampled_from(["threshold", "power"]), st.sampled_from([0.0, 0.125, 0.5, 1.0]), st.sampled_from([0.0, 0.6]))
+@given(
+    cams(), st.sampled_from(["threshold", "power", "saliency"]), st.sampled_from([0.0, 0.125, 0.5, 1.0]), st.sampled_from([0.0, 0.6]),
+    st.sampled_from(["argmax", "confidence", "conflict"]), st.integers(0, 99),
+)  # fmt: skip
 def test_labels_are_background_the_tags_or_ignore(
-    cam: tuple[np.ndarray, np.ndarray], background: str, level: float, confidence: float
+    cam: tuple[np.ndarray, np.ndarray], background: str, level: float, confidence: float, kind: str, seed: int
 ) -> None:
-    label = cam_to_label(*cam, None, rule(background=background, bg_threshold=level, confidence=confidence))
-    assert label.shape == (4, 5)
+    saliency = np.random.default_rng(seed).random((4, 5), dtype=np.float32)
+    which = rule(background=background, bg_threshold=level, confidence=confidence, kind=kind, sure=(max(level, 0.05), 0.05))
+    label = photo_label(Photo(cam[1], cam[0], None, saliency), which)
+    assert (label.shape, label.dtype) == ((4, 5), np.uint8)
     assert set(np.unique(label).tolist()) <= {0, IGNORE, *(cam[1] + 1).tolist()}
-    assert confidence or IGNORE not in label
+    assert confidence or kind != "argmax" or not len(cam[1]) or IGNORE not in label
 
 
 @settings(max_examples=40, deadline=None)
@@ -116,7 +198,7 @@ def test_the_threshold_sweep_counts_these_labels(cam: tuple[np.ndarray, np.ndarr
     levels = np.array([0, 0.125, 0.3, 0.5, 1.0])
     swept = sweep_matrices(sweep_histogram(truth, maps, keys + 1, levels, 21))
     for level, counts in zip(levels, swept, strict=True):
-        label = cam_to_label(maps, keys, None, rule(bg_threshold=float(level)))
+        label = photo_label(Photo(keys, maps), rule(bg_threshold=float(level))) if len(keys) else np.zeros((4, 5), np.uint8)
         np.testing.assert_array_equal(counts, confusion_matrix(truth, label, 21))
 
 

@@ -102,7 +102,7 @@ def test_each_setting_makes_exactly_its_steps_stale(run: Run, method: str) -> No
         if dotted in ("cls.method", "refine.method"):
             continue  # the memory is its own test; there is no other refinement yet
         section = dotted.partition(".")[0]
-        elsewhere = dotted.startswith("data.coco_") or (section == "memory" and method == "cam")
+        elsewhere = dotted.startswith(("data.coco_", "cam.source_")) or (section == "memory" and method == "cam")
         stale = () if dotted == "data.root" or elsewhere else STALE[section]
         states = run.states(changed(config, f"{dotted}={another(dotted, config)}"))
         assert {name for name, state in states.items() if state.kind == "stale"} == set(stale), dotted

@@ -1,4 +1,4 @@
-"""The maps that training kept of its photos (cls.accumulate), as CAM files (cam.source: accumulated)."""
+"""The maps that training kept of its photos (cls.accumulate), as CAM files (cam.maps: accumulated)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,8 +25,8 @@ def make_accumulator(config: Config, train: Sequence[Sample], num_classes: int) 
 
 def check_source(config: Config) -> None:
     """Raise ConfigError where CAMs are to be what training kept, and it keeps nothing."""
-    if config.cam.source == "accumulated" and config.cls.accumulate == "none":
-        raise ConfigError("cam.source: accumulated, but training keeps no maps", "--set cls.accumulate=confidence, then rca train-cls")
+    if config.cam.maps == "accumulated" and config.cls.accumulate == "none":
+        raise ConfigError("cam.maps: accumulated, but training keeps no maps", "--set cls.accumulate=confidence, then rca train-cls")
 
 
 def export_accumulated(run: Run, config: Config, folder: Path) -> None:

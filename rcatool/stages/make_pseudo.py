@@ -14,19 +14,21 @@ import torch
 from torch import Tensor
 
 from rcatool import console
+from rcatool.auto_threshold import choose_threshold, peak_shares
 from rcatool.cam_inference import infer_levels
 from rcatool.cams import cam_size, normalise, resize, save_cam
 from rcatool.config import Cam, Config
 from rcatool.data.datasets import MultiScaleDataset, view_loader
 from rcatool.data.manifest import Sample, check_images, split
-from rcatool.errors import DataError
+from rcatool.errors import ConfigError, DataError
 from rcatool.models.rca_net import Maps
 from rcatool.models.region_cam import RegionBank, RegionRule, hypercolumns, region_cam
 from rcatool.pool import parallel_map, worker_count
-from rcatool.pseudo import LabelJob, LabelRule, make_label, read_job
+from rcatool.pseudo import Doubts, LabelJob, LabelRule, make_label, read_job
 from rcatool.pseudo_batch import make_labels_batched
 from rcatool.refine.crf import choose_backend, crf_params
 from rcatool.run import Run
+from rcatool.stages import import_cams
 from rcatool.stages.accumulated import check_source, export_accumulated
 from rcatool.stages.networks import ClsNet, load_cls, read_data
 from rcatool.stages.region_bank import choose_photos, load_bank, make_bank
@@ -36,12 +38,15 @@ REGION_STRIDE = 8  # pixels per cell of the comparison with regions: the finest 
 
 
 def main(run: Run, config: Config, *, force: bool = False) -> None:
-    """Export CAMs, then make labels of them; each step only if it is not current."""
+    """Export CAMs, or import them (cam.source), then make labels of them; each step only if it is not current."""
     if config.pseudo.crf != "none":
         choose_backend(config.pseudo.crf_backend, "cpu")  # before hours of CAMs, not after
-    check_source(config)
-    run.require("train-cls", config)
-    export_cams(run, config, force=force)
+    if config.cam.source:
+        import_cams.main(run, config, force=force)
+    else:
+        check_source(config)
+        run.require("train-cls", config)
+        export_cams(run, config, force=force)
     make_labels(run, config, force=force)
 
 
@@ -54,7 +59,7 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
     samples, root = _tagged(run, config)
     model = load_cls(run, config, world)
     bank = _region_bank(step.path / "regions.bank", model, run, config, world)
-    if config.cam.source == "accumulated":
+    if config.cam.maps == "accumulated":
         export_accumulated(run, config, step.path)  # training photos; the others have only the network's maps
     todo = [sample for sample in samples if not (step.path / f"{sample.id}.npz").exists()]
     photo = {sample.id: number for number, sample in enumerate(samples)}
@@ -80,17 +85,41 @@ def make_labels(run: Run, config: Config, *, force: bool) -> None:
         return
     samples, root = _tagged(run, config)
     cams = run.dir("make-pseudo/cams")
-    jobs = [LabelJob(root / s.image, cams / f"{s.id}.npz", step.path / f"{s.id}.png", s.size) for s in samples]
+    rule = label_rule(config)
+    if rule.background == "saliency":
+        _require_saliency(samples)
+    jobs = [
+        LabelJob(root / s.image, cams / f"{s.id}.npz", step.path / f"{s.id}.png", s.size, root / s.saliency if s.saliency else None)
+        for s in samples
+    ]
     todo = [job for job in jobs if not job.label.exists()]
     device = make_world(device=config.runtime.device, precision=config.runtime.precision).device
-    rule = replace(label_rule(config), crf_backend=choose_backend(config.pseudo.crf_backend, device.type))
-    crf = {} if rule.crf_params is None else {"crf": f"{rule.crf_backend} on {device if rule.crf_backend == 'torch' else 'cpu'}"}
-    _say(f"pseudo labels (dense CRF: {crf['crf']})" if crf else "pseudo labels", len(jobs), len(todo))
+    about = {}
+    if rule.background == "auto":
+        rule = replace(rule, background="threshold", bg_threshold=_choose_threshold(jobs, config))
+        about["bg_threshold"] = rule.bg_threshold
+    rule = replace(rule, crf_backend=choose_backend(config.pseudo.crf_backend, device.type))
+    if rule.crf_params is not None:
+        about["crf"] = f"{rule.crf_backend} on {device if rule.crf_backend == 'torch' else 'cpu'}"
+    _say(f"pseudo labels (dense CRF: {about['crf']})" if "crf" in about else "pseudo labels", len(jobs), len(todo))
     with console.progress("make-pseudo labels", total=len(jobs)) as bar:
         bar.advance(len(jobs) - len(todo))
         for done in _label(todo, rule, str(device), worker_count(config.runtime.workers)):
             bar.advance(done)
-    run.commit(step, {"photos": len(jobs), **crf})
+    run.commit(step, {"photos": len(jobs), **about})
+
+
+def _choose_threshold(jobs: Sequence[LabelJob], config: Config) -> float:
+    """The background threshold that the CAMs themselves suggest; the same for the same CAMs, so that a resumed step goes on with it."""
+    with console.progress("background threshold", total=len(jobs)) as bar:
+        workers = worker_count(config.runtime.workers)
+        chosen = choose_threshold(parallel_map(_peak_shares, jobs, workers=workers, bar=bar.advance, chunk=16))
+    console.log(f"make-pseudo: background threshold {chosen}, chosen from the CAMs of {len(jobs)} photos (pseudo.background: auto)")
+    return chosen
+
+
+def _peak_shares(job: LabelJob) -> np.ndarray:
+    return peak_shares(job.cam, job.size)
 
 
 def _label(jobs: list[LabelJob], rule: LabelRule, device: str, workers: int) -> Iterator[int]:
@@ -113,7 +142,20 @@ def label_rule(config: Config) -> LabelRule:
         crf=settings.crf,
         crf_params=None if settings.crf == "none" else crf_params(settings.crf, settings.crf_iterations),
         confidence=settings.confidence,
+        kind=settings.rule,
+        sure=(settings.sure_foreground, settings.sure_background),
+        doubts=Doubts(settings.conflict, settings.attention, settings.uncertain, settings.smallest),
     )
+
+
+def _require_saliency(samples: Sequence[Sample]) -> None:
+    """Raise ConfigError unless every photo has a saliency map."""
+    lacking = sum(sample.saliency is None for sample in samples)
+    if lacking:
+        raise ConfigError(
+            f"pseudo.background saliency: {lacking} of {len(samples)} photos have no saliency map",
+            "rca prepare ... --set data.saliency=DIR, or --set pseudo.background=power",
+        )
 
 
 def photo_maps(

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rcatool import console
-from rcatool.cams import BROKEN, normalise, resize
+from rcatool.cams import BROKEN_ARCHIVE, normalise, resize
 from rcatool.config import Cam
 from rcatool.data.manifest import Sample
 from rcatool.errors import DataError
@@ -57,7 +57,7 @@ def load_bank(path: Path, photos: Sequence[Sample], *, num_classes: int, device:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             regions, classes, ids = archive["regions"], archive["classes"], archive["photos"]
-    except BROKEN as error:
+    except BROKEN_ARCHIVE as error:
         raise DataError(f"{path}: not a readable region memory ({error})", hint="delete it, then rca make-pseudo makes it again") from error
     place = {sample.id: number for number, sample in enumerate(photos)}
     number = torch.tensor([place.get(one, -2) for one in ids.tolist()], device=device)

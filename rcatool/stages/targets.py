@@ -67,12 +67,19 @@ def cam_target(scene: Scene) -> Target | None:
 def pseudo_target(scene: Scene) -> Target | None:
     """The pseudo labels of the train photos, and of the tune photos inside."""
     settings = _settings(scene, "make-pseudo/labels")
-    threshold = settings["pseudo.bg_threshold"] if settings["pseudo.background"] == "threshold" else None
+    chosen = _record(scene, "make-pseudo/labels").get("info", {}).get("bg_threshold")
+    backgrounds = {
+        "threshold": ("constant score", settings["pseudo.bg_threshold"]),
+        "auto": ("constant score, chosen from the CAMs alone", chosen),
+        "power": (f"(1 - max)^{settings['pseudo.bg_power']}", None),
+        "saliency": ("1 - saliency", None),
+    }
+    words, threshold = backgrounds[settings["pseudo.background"]]
     about = {
-        "background": "constant score" if threshold is not None else f"(1 - max)^{settings['pseudo.bg_power']}",
+        "background": words,
         "classes": "each photo's own tags",
         "crf": settings["pseudo.crf"],
-        **_views(_settings(scene, "make-pseudo/cams"), "cam"),
+        **_cam_views(scene),
         "refine": _section(settings, "refine"),
         "pseudo": _section(settings, "pseudo"),
     }
@@ -126,7 +133,7 @@ def _cam_scores(scene: Scene, part: str, swept: _Sweep) -> dict[str, Any]:
         "background": "constant threshold; the best of the sweep over these very masks (oracle)",
         "classes": "each photo's own tags",
         "crf": "none",
-        **_views(settings, "cam"),
+        **_cam_views(scene),
         "cam": _section(settings, "cam"),
     }
     return {
@@ -197,15 +204,22 @@ def _head(scene: Scene, part: str, tally: Tally | SweepTally, about: dict[str, A
 
 
 def _settings(scene: Scene, step: str) -> dict[str, Any]:
+    settings: dict[str, Any] = _record(scene, step)["settings"]
+    return settings
+
+
+def _record(scene: Scene, step: str) -> dict[str, Any]:
     record = scene.run.record(step)
     assert record is not None, f"{step} is an input"
-    settings: dict[str, Any] = record["settings"]
-    return settings
+    return record
 
 
 def _section(settings: dict[str, Any], section: str) -> dict[str, Any]:
     return {name.removeprefix(f"{section}."): value for name, value in settings.items() if name.startswith(f"{section}.")}
 
 
-def _views(settings: dict[str, Any], section: str) -> dict[str, Any]:
-    return {name: settings[f"{section}.{name}"] for name in ("scales", "flip")}
+def _cam_views(scene: Scene) -> dict[str, Any]:
+    """How the photos were seen for the CAMs, or where the CAMs were imported from."""
+    record = _record(scene, "make-pseudo/cams")
+    imported = record.get("info", {}).get("imported")
+    return {"imported": imported} if imported else {name: record["settings"][f"cam.{name}"] for name in ("scales", "flip")}
