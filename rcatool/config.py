@@ -89,9 +89,50 @@ class Cam(Section):
 
 
 class Refine(Section):
-    """Propagation of CAMs before they become labels."""
+    """Propagation of CAMs before they become labels: a random walk along affinities of neighbouring cells."""
 
-    method: Literal["none"] = Field("none", description="none: CAMs are used as exported")
+    method: Literal["none", "walk", "affinity", "irn"] = Field(
+        "none",
+        description="none: CAMs as exported; walk: along affinities of the classifier's features; affinity: of a trained network (PSA); "
+        "irn: around trained class boundaries (IRN)",
+    )
+    walk_beta: PositiveFloat = Field(8.0, description="walk: power of the affinities")
+    walk_steps: Positive = Field(16, description="walk: steps")
+    affinity_beta: PositiveFloat = Field(8.0, description="affinity: power of the affinities")
+    affinity_steps: Positive = Field(256, description="affinity: steps")
+    irn_beta: PositiveFloat = Field(10.0, description="irn: power of the affinities")
+    irn_steps: Positive = Field(256, description="irn: steps")
+
+
+class Affinity(Section):
+    """The network whose affinities refine CAMs (refine.method affinity, irn): its labels and its training."""
+
+    weights: str = Field("train-cls", description="of the frozen backbone (cls.backbone): `train-cls`, `imagenet`, `none`, or a path")
+    photos: Natural = Field(0, description="training photos to learn from, drawn at random; 0: all")
+    powers: tuple[PositiveFloat, PositiveFloat] = Field(
+        (4.0, 32.0), description="affinity: backgrounds (1 - max)^power: what beats the first is object, what the second beats background"
+    )
+    thresholds: tuple[Unit, Unit] = Field((0.3, 0.05), description="irn: two constant backgrounds, of the same meaning")
+    crf: Literal["auto", "none", "seed", "irn"] = Field(
+        "auto", description="dense CRF of its labels, as pseudo.crf; auto: seed for affinity, irn for irn"
+    )
+    epochs: Positive = Field(5, description="passes over these photos")
+    batch_size: Positive = Field(16, description="photos per step")
+    crop_size: Annotated[int, Field(ge=32, le=2048)] = Field(321, description="side of the square training crop, pixels")
+    resize_scale: tuple[Scale, Scale] = Field((0.5, 1.5), description="range of the random scale before cropping")
+    flip: bool = Field(True, description="mirror half of the training photos")
+    lr: PositiveFloat = Field(0.1, description="learning rate at the start")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="SGD momentum")
+    weight_decay: NonNegative = Field(1e-4, description="SGD weight decay, on weights only")
+    poly_power: PositiveFloat = Field(0.9, description="power of the poly learning-rate schedule")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Affinity":
+        if self.resize_scale[0] > self.resize_scale[1]:
+            raise ValueError(f"resize_scale: {self.resize_scale[0]} > {self.resize_scale[1]}, expected [smallest, largest]")
+        if self.powers[0] > self.powers[1] or self.thresholds[0] < self.thresholds[1]:
+            raise ValueError(f"powers: {self.powers}, thresholds: {self.thresholds}: the first must be the stronger background")
+        return self
 
 
 class Pseudo(Section):
@@ -161,6 +202,7 @@ class Config(Section):
     cls: Cls = Cls()
     memory: Memory = Memory()
     cam: Cam = Cam()
+    affinity: Affinity = Affinity()
     refine: Refine = Refine()
     pseudo: Pseudo = Pseudo()
     seg: Seg = Seg()

@@ -6,7 +6,8 @@ The settings and input digests of a step, hashed, are its fingerprint; comparing
 import hashlib
 import json
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ FORMAT = 1  # version of all files a step writes; a change makes every finished 
 class Step:
     """One step: `inputs` must be current before it starts, `optional_inputs` are used where they are.
 
-    `settings` are sections of the configuration. `word` is the command that makes it: `make-pseudo`.
+    `settings` are sections of the configuration. `word` is the command that makes it: `make-pseudo`. `methods` are the values of
+    `refine.method` that there is such a step for; empty: all.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Step:
     settings: tuple[str, ...]
     inputs: tuple[str, ...] = ()
     optional_inputs: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
 
     def command(self, run: Path, config: Config | None = None) -> str:
         """What to type to make this step."""
@@ -47,18 +50,42 @@ class Step:
         return f"{words} --run {shlex.quote(str(run))}"
 
 
+# Every step there can be; `in_force` leaves out those that a run's settings have no use for.
 STEPS: dict[str, Step] = {
     step.name: step
     for step in (
         Step("prepare", "prepare", ("data",)),
         Step("train-cls", "train-cls", ("cls", "memory", "seed"), ("prepare",)),
         Step("make-pseudo/cams", "make-pseudo", ("cam",), ("train-cls", "prepare")),
-        Step("make-pseudo/labels", "make-pseudo", ("refine", "pseudo"), ("make-pseudo/cams", "prepare")),
+        Step(
+            "make-pseudo/affinity", "make-pseudo", ("affinity", "seed"), ("make-pseudo/cams", "train-cls", "prepare"),
+            methods=("affinity", "irn"),
+        ),
+        Step(
+            "make-pseudo/refined", "make-pseudo", ("refine",), ("make-pseudo/cams", "make-pseudo/affinity", "train-cls", "prepare"),
+            methods=("walk", "affinity", "irn"),
+        ),
+        Step("make-pseudo/labels", "make-pseudo", ("refine", "pseudo"), ("make-pseudo/cams", "make-pseudo/refined", "prepare")),
         Step("train-seg", "train-seg", ("seg", "seed"), ("make-pseudo/labels", "prepare")),
         # The scores quote how CAMs and labels were made, so they are made again where that changed and the files did not.
-        Step("eval", "eval", ("eval", "cam", "refine", "pseudo"), ("prepare",), ("make-pseudo/cams", "make-pseudo/labels", "train-seg")),
+        Step(
+            "eval", "eval", ("eval", "cam", "affinity", "refine", "pseudo"), ("prepare",),
+            ("make-pseudo/cams", "make-pseudo/refined", "make-pseudo/labels", "train-seg"),
+        ),
     )
-}
+}  # fmt: skip
+
+
+def in_force(config: Config) -> dict[str, Step]:
+    """The steps of a run with these settings, in order; none has an input that is not among them."""
+    found = {name: step for name, step in STEPS.items() if not step.methods or config.refine.method in step.methods}
+    return {name: replace(step, inputs=_those(step.inputs, found), optional_inputs=_those(step.optional_inputs, found))
+            for name, step in found.items()}  # fmt: skip
+
+
+def _those(names: tuple[str, ...], among: Mapping[str, Step]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in among)
+
 
 @dataclass(frozen=True)
 class State:
@@ -107,8 +134,8 @@ def _prepare_coco(data: Data) -> str:
 NOT_FINGERPRINTED = ("data.root",)
 
 # Settings that may name a file outside the run: the file's content counts, not its place.
-OUTSIDE_FILES = ("data.tags", "data.masks", "cls.weights", "seg.weights")
-NO_FILES = ("", "masks", "folders", "imagenet", "none")  # the values of these settings that name no file
+OUTSIDE_FILES = ("data.tags", "data.masks", "cls.weights", "affinity.weights", "seg.weights")
+NO_FILES = ("", "masks", "folders", "imagenet", "none", "train-cls")  # the values of these settings that name no file
 
 
 def settings_used(step: Step, config: Config) -> dict[str, Any]:
@@ -122,9 +149,23 @@ def settings_used(step: Step, config: Config) -> dict[str, Any]:
             continue
         if section == "memory" and config.cls.method != "rca":
             continue  # the plain CAM has no memory
+        if section in ("refine", "affinity") and not _has_say(dotted, config.refine.method):
+            continue
         value = config_io.get(config, dotted)
         used[dotted] = list(value) if isinstance(value, tuple) else value
     return used
+
+
+# The settings of `affinity` that one method alone has; those of `refine` begin with their method's name.
+_ONLY_FOR = {"affinity.powers": "affinity", "affinity.thresholds": "irn"}
+
+
+def _has_say(dotted: str, method: str) -> bool:
+    """Whether a setting of `refine` or `affinity` means anything to a `refine.method`."""
+    section, _, name = dotted.partition(".")
+    if section == "refine":
+        return name == "method" or name.startswith(f"{method}_")
+    return method in STEPS["make-pseudo/affinity"].methods and _ONLY_FOR.get(dotted, method) == method
 
 
 def outside_files(settings: dict[str, Any], root: str, known: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -157,11 +198,11 @@ def fingerprint(step: Step, settings: dict[str, Any], inputs: dict[str, str]) ->
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def first_to_make(step: str, current: set[str]) -> str:
+def first_to_make(step: str, current: set[str], config: Config) -> str:
     """The first step to make so that `step` can be made: itself, or one that it depends on and that is not in `current`."""
-    for name in STEPS[step].inputs:
+    for name in in_force(config)[step].inputs:
         if name not in current:
-            return first_to_make(name, current)
+            return first_to_make(name, current, config)
     return step
 
 

@@ -53,7 +53,7 @@ def _next_command(run: Run, config: Config, states: Mapping[str, State]) -> str 
     current = {name for name, state in states.items() if state.is_current}
     for name, state in states.items():
         if not state.is_current:
-            return STEPS[first_to_make(name, current)].command(run.root, config)
+            return STEPS[first_to_make(name, current, config)].command(run.root, config)
     return None
 
 

@@ -1,7 +1,7 @@
 """CAMs and pseudo labels of the training photos (and of the tune photos, to choose settings on).
 
-train-cls/final.pt -> make-pseudo/cams/<id>.npz -> make-pseudo/labels/<id>.png. Reads photos and tags, never a mask. Both
-steps go photo by photo and skip what is already there.
+train-cls/final.pt -> make-pseudo/cams/<id>.npz (-> make-pseudo/refined/<id>.npz, by `refine.method`) -> make-pseudo/labels/<id>.png.
+Reads photos and tags, never a mask. Steps go photo by photo and skip what is already there.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,18 +25,26 @@ from rcatool.pool import parallel_map, worker_count
 from rcatool.pseudo import LabelJob, LabelRule, make_label
 from rcatool.refine.crf import crf_params, require_backend
 from rcatool.run import Run
+from rcatool.stages.affinity_training import label_crf, train_affinity
 from rcatool.stages.networks import load_cls, read_data
+from rcatool.stages.refinement import refine_cams
+from rcatool.steps import in_force
 from rcatool.world import World, make_world
 
 REGION_STRIDE = 8  # pixels per cell of the comparison with regions: the finest level of most backbones
 
 
 def main(run: Run, config: Config, *, force: bool = False) -> None:
-    """Export CAMs, then make labels of them; each step only if it is not current."""
-    if config.pseudo.crf != "none":
+    """Export CAMs, refine them where the settings say so, then make labels of them; each step only if it is not current."""
+    if config.pseudo.crf != "none" or label_crf(config) != "none":
         require_backend(config.pseudo.crf_backend)  # before hours of CAMs, not after
     run.require("train-cls", config)
     export_cams(run, config, force=force)
+    steps = in_force(config)
+    if "make-pseudo/affinity" in steps:
+        train_affinity(run, config, [sample for sample in _tagged(run, config)[0] if sample.split == "train"], force=force)
+    if "make-pseudo/refined" in steps:
+        refine_cams(run, config, _tagged(run, config)[0], force=force)
     make_labels(run, config, force=force)
 
 
@@ -68,7 +76,7 @@ def make_labels(run: Run, config: Config, *, force: bool) -> None:
     if step is None:
         return
     samples, root = _tagged(run, config)
-    cams = run.dir("make-pseudo/cams")
+    cams = run.dir("make-pseudo/refined" if "make-pseudo/refined" in step.inputs else "make-pseudo/cams")
     jobs = [LabelJob(root / s.image, cams / f"{s.id}.npz", step.path / f"{s.id}.png", s.size) for s in samples]
     todo = [job for job in jobs if not job.label.exists()]
     _say("pseudo labels", len(jobs), len(todo))

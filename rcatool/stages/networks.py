@@ -22,11 +22,15 @@ from rcatool.models.rca_net import RcaNet
 from rcatool.models.region_memory import build_memory
 from rcatool.models.weights import load_weights
 from rcatool.optim import sgd
+from rcatool.refine.affinity import AffinityNet
+from rcatool.refine.irn import BoundaryNet
 from rcatool.run import Run
 from rcatool.steps import STEPS
 from rcatool.world import World
 
 M = TypeVar("M", bound=nn.Module)
+AffinityModel = AffinityNet | BoundaryNet
+AFFINITY_NETS: dict[str, type[AffinityNet] | type[BoundaryNet]] = {"affinity": AffinityNet, "irn": BoundaryNet}
 
 
 def cls_network(config: Config, tags: Tensor, *, pretrained: bool) -> RcaNet:
@@ -57,6 +61,16 @@ def seg_network(config: Config, num_classes: int, *, pretrained: bool) -> DeepLa
     return DeepLab(backbone, num_classes, aspp_rates=config.seg.aspp_rates)
 
 
+def affinity_network(run: Run, config: Config, world: World) -> AffinityModel:
+    """The network of `refine.method` affinity or irn, on the trained backbone of the classifier or the one `affinity.weights` names."""
+    if config.affinity.weights == "train-cls":
+        backbone = load_cls(run, config, world).backbone
+    else:
+        backbone = build_backbone(config.cls.backbone, output_stride=config.cls.output_stride)
+        load_weights(backbone, config.cls.backbone, config.affinity.weights)
+    return AFFINITY_NETS[config.refine.method](backbone.cpu())
+
+
 def make_optimizer(model: RcaNet | DeepLab, settings: Cls | Seg) -> torch.optim.SGD:
     """SGD over what is trained, with the rates of `settings`; batch norm is frozen first where they say so."""
     if settings.freeze_bn:
@@ -82,6 +96,14 @@ def load_seg(run: Run, config: Config, world: World) -> DeepLab:
     classes, _ = read_data(run)
     model = seg_network(config, classes.num_classes, pretrained=False)
     return _load(model, run.dir("train-seg") / "final.pt", classes, _again(run, "train-seg"), world)
+
+
+def load_affinity(run: Run, config: Config, world: World) -> AffinityModel:
+    """The trained affinity network of a run, in eval mode on the device."""
+    classes, _ = read_data(run)
+    backbone = build_backbone(config.cls.backbone, output_stride=config.cls.output_stride)
+    path = run.dir("make-pseudo/affinity") / "final.pt"
+    return _load(AFFINITY_NETS[config.refine.method](backbone), path, classes, _again(run, "make-pseudo/affinity"), world)
 
 
 def read_data(run: Run) -> tuple[ClassInfo, list[Sample]]:
