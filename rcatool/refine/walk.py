@@ -24,13 +24,8 @@ def random_walk(maps: Tensor, affinity: Tensor, offsets: Sequence[Offset], *, be
     count, height, width = maps.shape
     assert affinity.shape == (len(offsets), height, width), (affinity.shape, maps.shape)
     diagonals = transition(affinity, offsets, beta=beta)
-    if maps.device.type == "cpu":
-        return _walk_numpy(maps, diagonals, steps)
-    matrix = _csr(diagonals, height * width)
-    values = maps.flatten(1).T.contiguous()
-    for _ in range(steps):
-        values = matrix @ values
-    return values.T.reshape(count, height, width)
+    walk = _walk_by_diagonals if maps.device.type == "cpu" else _walk_by_gathering
+    return walk(maps.flatten(1), diagonals, steps).view(count, height, width)
 
 
 def transition(affinity: Tensor, offsets: Sequence[Offset], *, beta: float) -> dict[int, Tensor]:
@@ -52,26 +47,27 @@ def transition(affinity: Tensor, offsets: Sequence[Offset], *, beta: float) -> d
     return {shift: values / total for shift, values in diagonals.items()}
 
 
-def _walk_numpy(maps: Tensor, diagonals: dict[int, Tensor], steps: int) -> Tensor:
-    """On the CPU: stored by diagonals, one map at a time, which measured 3 times as fast as rows (CSR) and 10 times as all maps at once."""
+def _walk_by_diagonals(maps: Tensor, diagonals: dict[int, Tensor], steps: int) -> Tensor:
+    """For the CPU, maps (K, n): one at a time, which measured 3 times as fast as rows (CSR), and 10 times as all maps at once."""
     shifts = sorted(diagonals)
     n = len(diagonals[0])
     # scipy wants the entry of row i of a diagonal in column i + shift.
     data = np.stack([np.roll(diagonals[shift].numpy(), shift) for shift in shifts])
     matrix = scipy.sparse.dia_array((data, shifts), shape=(n, n))
-    walked = maps.flatten(1).numpy()
-    out = np.empty_like(walked)
-    for k, values in enumerate(walked):
+    out = np.empty(maps.shape, data.dtype)
+    for k, values in enumerate(maps.numpy()):
         for _ in range(steps):
             values = matrix @ values
         out[k] = values
-    return torch.from_numpy(out).view(maps.shape)
+    return torch.from_numpy(out)
 
 
-def _csr(diagonals: dict[int, Tensor], n: int) -> Tensor:
-    """The same matrix for a GPU, which multiplies all maps at once."""
-    shifts = torch.tensor(sorted(diagonals), device=diagonals[0].device)
-    values = torch.stack([diagonals[int(shift)] for shift in shifts], dim=1)
-    rows, columns = torch.nonzero(values, as_tuple=True)
-    indices = torch.stack([rows, rows + shifts[columns]])
-    return torch.sparse_coo_tensor(indices, values[rows, columns], (n, n), is_coalesced=True).to_sparse_csr()
+def _walk_by_gathering(maps: Tensor, diagonals: dict[int, Tensor], steps: int) -> Tensor:
+    """For a GPU, maps (K, n): every cell fetches its 2 P + 1 neighbours, all maps at once."""
+    shifts = torch.tensor(list(diagonals), device=maps.device)[:, None]
+    n = maps.shape[1]
+    near = (torch.arange(n, device=maps.device) + shifts).clamp(0, n - 1)  # off the grid the weight is 0
+    weights = torch.stack(list(diagonals.values()))
+    for _ in range(steps):
+        maps = torch.einsum("kdn,dn->kn", maps[:, near], weights)
+    return maps
