@@ -93,5 +93,5 @@ def _check_finite(means: dict[str, float], step: int) -> None:
     if bad:
         raise TrainingError(
             f"the loss is not finite at step {step} ({', '.join(bad)})",
-            hint="lower the learning rates (cls.lr, cls.head_lr; seg.lr, seg.head_lr); training restarts from the last epoch",
+            hint="lower the learning rates (cls.lr, cls.head_lr; affinity.lr; seg.lr, seg.head_lr); training restarts from the last epoch",
         )

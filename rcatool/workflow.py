@@ -18,8 +18,9 @@ from rcatool import config_io, console
 from rcatool.config import Config
 from rcatool.config_data import Data
 from rcatool.errors import SetupError
+from rcatool.outside import NO_FILES
 from rcatool.run import Run
-from rcatool.steps import NO_FILES, STEPS, Step, is_needed
+from rcatool.steps import Step, in_force, is_needed
 
 if TYPE_CHECKING:
     from rcatool.stages.verify_data import Verified
@@ -90,7 +91,7 @@ def run_stage(word: str, request: Request) -> None:
         if not has_work:
             console.log(f"{word}: up to date")
             return
-        run.check_inputs(_steps_of(word)[0].name, kept)  # before torch is loaded
+        run.check_inputs(_steps_of(word, kept)[0].name, kept)  # before torch is loaded
         _call(word, run, _on_device(kept, request), force=request.force)
 
 
@@ -131,11 +132,11 @@ def demo(request: Request) -> None:
 
 def _has_work(run: Run, word: str, config: Config) -> bool:
     states = run.states(config)
-    return any(not states[step.name].is_current for step in _steps_of(word))
+    return any(not states[step.name].is_current for step in _steps_of(word, config))
 
 
-def _steps_of(word: str) -> list[Step]:
-    return [step for step in STEPS.values() if step.word == word]
+def _steps_of(word: str, config: Config) -> list[Step]:
+    return [step for step in in_force(config).values() if step.word == word]
 
 
 def _base_config(run: Run, dataset: str, preset: str | None) -> Config:
@@ -155,7 +156,7 @@ def _base_config(run: Run, dataset: str, preset: str | None) -> Config:
 def _absolute(config: Config) -> Config:
     """`config` with the paths that depend on the current folder written out."""
     changes = []
-    for name in ("data.root", "cam.source", "cls.weights", "seg.weights"):
+    for name in ("data.root", "cam.source", "cls.weights", "affinity.weights", "seg.weights"):
         value = config_io.get(config, name)
         path = Path(value).expanduser()
         if value not in NO_FILES and not path.is_absolute() and (name in ("data.root", "cam.source") or "/" in value or path.is_file()):

@@ -1,7 +1,7 @@
 """CAMs and pseudo labels of the training photos (and of the tune photos, to choose settings on).
 
-train-cls/final.pt -> make-pseudo/cams/<id>.npz -> make-pseudo/labels/<id>.png. Reads photos and tags, never a mask. Both
-steps go photo by photo and skip what is already there.
+train-cls/final.pt -> make-pseudo/cams/<id>.npz (-> make-pseudo/refined/<id>.npz, by `refine.method`) -> make-pseudo/labels/<id>.png.
+Reads photos and tags, never a mask. Steps go photo by photo and skip what is already there.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,16 +30,19 @@ from rcatool.refine.crf import choose_backend, crf_params
 from rcatool.run import Run
 from rcatool.stages import import_cams
 from rcatool.stages.accumulated import check_source, export_accumulated
+from rcatool.stages.affinity_training import label_crf, train_affinity
 from rcatool.stages.networks import ClsNet, load_cls, read_data
+from rcatool.stages.refinement import refine_cams
 from rcatool.stages.region_bank import choose_photos, load_bank, make_bank
+from rcatool.steps import in_force
 from rcatool.world import World, make_world
 
 REGION_STRIDE = 8  # pixels per cell of the comparison with regions: the finest level of most backbones
 
 
 def main(run: Run, config: Config, *, force: bool = False) -> None:
-    """Export CAMs, or import them (cam.source), then make labels of them; each step only if it is not current."""
-    if config.pseudo.crf != "none":
+    """Export CAMs, or import them (cam.source), refine them where the settings say so, then make labels; each step only if not current."""
+    if config.pseudo.crf != "none" or label_crf(config) != "none":
         choose_backend(config.pseudo.crf_backend, "cpu")  # before hours of CAMs, not after
     if config.cam.source:
         import_cams.main(run, config, force=force)
@@ -47,6 +50,11 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
         check_source(config)
         run.require("train-cls", config)
         export_cams(run, config, force=force)
+    steps = in_force(config)
+    if "make-pseudo/affinity" in steps:
+        train_affinity(run, config, [sample for sample in _tagged(run, config)[0] if sample.split == "train"], force=force)
+    if "make-pseudo/refined" in steps:
+        refine_cams(run, config, _tagged(run, config)[0], force=force)
     make_labels(run, config, force=force)
 
 
@@ -84,7 +92,7 @@ def make_labels(run: Run, config: Config, *, force: bool) -> None:
     if step is None:
         return
     samples, root = _tagged(run, config)
-    cams = run.dir("make-pseudo/cams")
+    cams = run.dir("make-pseudo/refined" if "make-pseudo/refined" in step.inputs else "make-pseudo/cams")
     rule = label_rule(config)
     if rule.background == "saliency":
         _require_saliency(samples)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from rcatool import console
 from rcatool.checkpoint import load_state
-from rcatool.config import Cls, Config, Seg
+from rcatool.config import Config, Seg
+from rcatool.config_cls import Cls
 from rcatool.data.datasets import Variation, tag_vector
 from rcatool.data.labels import ClassInfo, read_classes
 from rcatool.data.manifest import Sample, read_manifest, split
@@ -26,6 +27,8 @@ from rcatool.models.rca_net import RcaNet
 from rcatool.models.region_memory import build_memory
 from rcatool.models.weights import load_weights
 from rcatool.optim import poly, sgd, step_decay
+from rcatool.refine.affinity import AffinityNet
+from rcatool.refine.irn import BoundaryNet
 from rcatool.run import Run
 from rcatool.steps import STEPS
 from rcatool.world import World
@@ -33,6 +36,8 @@ from rcatool.world import World
 M = TypeVar("M", bound=nn.Module)
 DROPOUT_STREAM = 2  # numbers of the other streams: stages/train_cls.py
 ClsNet = RcaNet | OfficialNet
+AffinityModel = AffinityNet | BoundaryNet
+AFFINITY_NETS: dict[str, type[AffinityNet] | type[BoundaryNet]] = {"affinity": AffinityNet, "irn": BoundaryNet}
 
 
 def cls_network(config: Config, tags: Tensor, *, pretrained: bool) -> ClsNet:
@@ -72,6 +77,16 @@ def _backbone(settings: Cls | Seg, *, pretrained: bool) -> Backbone:
     if pretrained:
         load_weights(backbone, settings.backbone, settings.weights)
     return backbone
+
+
+def affinity_network(run: Run, config: Config, world: World) -> AffinityModel:
+    """The network of `refine.method` affinity or irn, on the trained backbone of the classifier or the one `affinity.weights` names."""
+    if config.affinity.weights == "train-cls":
+        backbone = load_cls(run, config, world).backbone
+    else:
+        backbone = build_backbone(config.cls.backbone, output_stride=config.cls.output_stride)
+        load_weights(backbone, config.cls.backbone, config.affinity.weights)
+    return AFFINITY_NETS[config.refine.method](backbone.cpu())
 
 
 def seed_dropout(seed: int, epoch: int) -> None:
@@ -119,6 +134,14 @@ def load_seg(run: Run, config: Config, world: World) -> DeepLab:
     classes, _ = read_data(run)
     model = seg_network(config, classes.num_classes, pretrained=False)
     return _load(model, run.dir("train-seg") / "final.pt", classes, _again(run, "train-seg"), world)
+
+
+def load_affinity(run: Run, config: Config, world: World) -> AffinityModel:
+    """The trained affinity network of a run, in eval mode on the device."""
+    classes, _ = read_data(run)
+    backbone = build_backbone(config.cls.backbone, output_stride=config.cls.output_stride)
+    path = run.dir("make-pseudo/affinity") / "final.pt"
+    return _load(AFFINITY_NETS[config.refine.method](backbone), path, classes, _again(run, "make-pseudo/affinity"), world)
 
 
 def read_data(run: Run) -> tuple[ClassInfo, list[Sample]]:
