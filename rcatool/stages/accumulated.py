@@ -30,7 +30,10 @@ def check_source(config: Config) -> None:
 
 
 def export_accumulated(run: Run, config: Config, folder: Path) -> None:
-    """Write a CAM file for every tagged training photo, from train-cls/accumulated.pt; files that are there are left."""
+    """Write a CAM file for every training photo whose tags all have a kept map, from train-cls/accumulated.pt.
+
+    Files that are there are left. Photos with a tag that no map was kept of are for the network to do.
+    """
     check_source(config)
     classes, samples = read_data(run)
     train = split(samples, "train")
@@ -43,9 +46,9 @@ def export_accumulated(run: Run, config: Config, folder: Path) -> None:
         raise DataError(f"{path}: does not fit the training photos", "rca train-cls --force") from error
     empty = int((~accumulator.seen).sum())
     if empty:
-        console.log(f"make-pseudo: no map was kept for {empty} of {len(accumulator.seen)} tags of photos")
+        console.log(f"make-pseudo: no map was kept for {empty} of {len(accumulator.seen)} tags of photos; the network makes those photos'")
     for number, sample in enumerate(train):
         target = folder / f"{sample.id}.npz"
-        if sample.classes and not target.exists():
-            keys, kept = accumulator.photo_cam(number)
+        keys, kept = accumulator.photo_cam(number)
+        if len(keys) and kept.any(axis=(1, 2)).all() and not target.exists():
             save_cam(target, keys, normalise(resize(kept, *cam_size(*sample.size, config.cam.stride))), sample.size)
