@@ -11,7 +11,7 @@ from torch import Tensor
 from rcatool.data.labels import IGNORE
 from rcatool.models.backbones import build_backbone
 from rcatool.models.frozen import OnFrozenBackbone
-from rcatool.pseudo import LabelRule
+from rcatool.pseudo import LabelRule, Photo
 from rcatool.refine import propagate
 from rcatool.refine.affinity import AffinityNet, cosine_affinity
 from rcatool.refine.affinity_labels import AffinityRule, affinity_label
@@ -100,13 +100,14 @@ def rule(background: str, first: float, second: float) -> AffinityRule:
 def test_affinity_labels_by_hand() -> None:
     cam = np.array([[[0.0, 0.04, 0.1, 0.2], [0.3, 0.31, 0.6, 1.0]], [[0.0, 0.0, 0.2, 0.1], [0.1, 0.9, 0.5, 0.7]]], np.float32)
     keys = np.array([0, 6])
-    found = affinity_label(cam, keys, None, rule("threshold", 0.3, 0.05))
+    found = affinity_label(Photo(keys, cam), rule("threshold", 0.3, 0.05))
     assert found.tolist() == [[0, 0, IGNORE, IGNORE], [IGNORE, 7, 1, 1]]
     # (1 - m)^4 > m below 0.276, (1 - m)^32 > m below 0.073.
-    found = affinity_label(cam, keys, None, rule("power", 4, 32))
+    found = affinity_label(Photo(keys, cam), rule("power", 4, 32))
     assert found.tolist() == [[0, 0, IGNORE, IGNORE], [1, 7, 1, 1]]
     assert found.dtype == np.uint8
-    assert affinity_label(cam[:0], keys[:0], None, rule("power", 4, 32)).tolist() == [[0] * 4] * 2
+    unknown = affinity_label(Photo(keys[:0], cam[:0]), rule("power", 4, 32))  # nothing is known of a photo without maps
+    assert unknown.tolist() == [[IGNORE] * 4] * 2
 
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 47)])

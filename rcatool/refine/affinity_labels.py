@@ -8,11 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rcatool.cams import load_full_cam
 from rcatool.data.labels import IGNORE, write_mask
-from rcatool.data.photos import read_image
-from rcatool.errors import DataError
-from rcatool.pseudo import LabelJob, LabelRule, cam_to_label
+from rcatool.pseudo import LabelJob, LabelRule, Photo, photo_label, read_job
 
 
 @dataclass(frozen=True)
@@ -23,20 +20,13 @@ class AffinityRule:
     ground: LabelRule
 
 
-def affinity_label(cam: np.ndarray, keys: np.ndarray, image: np.ndarray | None, rule: AffinityRule) -> np.ndarray:
-    """Label map (H, W) uint8 of maps (K, H, W) in [0, 1] of classes keys (K,): sure objects, sure background (0), else 255."""
-    objects = cam_to_label(cam, keys, image, rule.objects)
-    ground = cam_to_label(cam, keys, image, rule.ground)
-    return np.where(objects > 0, objects, np.where(ground == 0, 0, IGNORE)).astype(np.uint8)
+def affinity_label(photo: Photo, rule: AffinityRule) -> np.ndarray:
+    """Label map (H, W) uint8 of a photo: sure objects, sure background (0), else 255."""
+    objects, ground = photo_label(photo, rule.objects), photo_label(photo, rule.ground)
+    surely = np.isin(objects, (0, IGNORE), invert=True)
+    return np.where(surely, objects, np.where(ground == 0, 0, IGNORE)).astype(np.uint8)
 
 
 def make_affinity_label(job: LabelJob, rule: AffinityRule) -> None:
     """Make the label PNG of one photo from its stored CAM; raises `DataError` naming a broken file."""
-    keys, cam = load_full_cam(job.cam, size=job.size)
-    image = None
-    if rule.objects.crf_params is not None:
-        image = read_image(job.image)
-        if image.shape[:2] != job.size:
-            found, expected = (f"{height}x{width}" for height, width in (image.shape[:2], job.size))
-            raise DataError(f"{job.image}: the photo is {found}, expected {expected}", hint="rca prepare ... --force")
-    write_mask(job.label, affinity_label(cam, keys, image, rule))
+    write_mask(job.label, affinity_label(read_job(job, rule.objects), rule))

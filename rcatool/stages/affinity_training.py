@@ -18,7 +18,7 @@ from rcatool.config import Config
 from rcatool.data.datasets import EpochBatches, Loader, SegDataset, Variation, train_loader
 from rcatool.data.manifest import Sample
 from rcatool.engine import TrainLog, train_one_epoch
-from rcatool.optim import sgd
+from rcatool.optim import poly, sgd
 from rcatool.pool import parallel_map, worker_count
 from rcatool.pseudo import LabelJob, LabelRule
 from rcatool.refine.affinity_labels import AffinityRule, make_affinity_label
@@ -53,10 +53,14 @@ def train_affinity(run: Run, config: Config, samples: Sequence[Sample], *, force
     classes, _ = read_data(run)
     loader = _loader(chosen, config, batches, labels=labels, num_classes=classes.num_classes)
     log = TrainLog(step.path / "log.jsonl", every=config.runtime.log_every)
+
+    def rate(step: int) -> float:
+        return poly(step, settings.epochs * len(batches), settings.poly_power)
+
     for epoch in range(start, settings.epochs):
         batches.epoch = epoch
         model.train()
-        schedule = (epoch * len(batches), settings.epochs * len(batches), settings.poly_power)
+        schedule = (epoch * len(batches), rate)
         with console.progress(f"make-pseudo affinity epoch {epoch + 1}/{settings.epochs}", total=len(chosen)) as bar:
             train_one_epoch(model, _loss_fn(model), loader, optimizer, schedule=schedule, world=world, log=log, bar=bar)
         save_training(step.path / "last.pt", model, optimizer, epoch + 1)
