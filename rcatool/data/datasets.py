@@ -18,6 +18,7 @@ from rcatool.data import transforms
 from rcatool.data.labels import read_mask
 from rcatool.data.manifest import Sample
 from rcatool.data.photos import read_image
+from rcatool.data.saliency import read_saliency
 from rcatool.errors import RcaError
 
 
@@ -75,16 +76,24 @@ class ClsDataset(_TrainingPhotos):
     """Training photos with tags: (epoch, index) -> (image (3, S, S) float32, tags (C,) float32, index, view (7,) int64).
 
     The long side is drawn from `resize_long` before cropping; without it the whole photo is squeezed into the square. The view
-    says what part of the photo the image shows (`transforms.View.numbers`).
+    says what part of the photo the image shows (`transforms.View.numbers`). With `saliency`, that part of the photo's saliency map
+    (S, S) float32 comes last.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], root: Path, num_classes: int, variation: Variation, *, resize_long: tuple[int, int] | None
+        self,
+        samples: Sequence[Sample],
+        root: Path,
+        num_classes: int,
+        variation: Variation,
+        *,
+        resize_long: tuple[int, int] | None,
+        saliency: bool = False,
     ) -> None:
         super().__init__(samples, root, num_classes, variation)
-        self.resize_long = resize_long
+        self.resize_long, self.saliency = resize_long, saliency
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int, Tensor]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
         sample, image, rng = self._start(key)
         size = (self.variation.crop_size, self.variation.crop_size)
         if self.resize_long is not None:
@@ -92,7 +101,11 @@ class ClsDataset(_TrainingPhotos):
             size = transforms.scaled_size(*image.shape[-2:], long / max(image.shape[-2:]))
         view = self._view(size, rng)
         piece = transforms.view_image(image, view, jitter=self.variation.color_jitter, rng=rng)
-        return piece, tag_vector(sample, self.num_classes), key[1], view.numbers
+        item = piece, tag_vector(sample, self.num_classes), key[1], view.numbers
+        if not self.saliency:
+            return item
+        assert sample.saliency is not None
+        return *item, transforms.view_map(torch.from_numpy(read_saliency(self.root / sample.saliency, sample.size)), view)
 
 
 class SegDataset(_TrainingPhotos):

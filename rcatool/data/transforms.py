@@ -105,6 +105,13 @@ def view_image(image: Tensor, view: View, *, jitter: float, rng: np.random.Gener
     return piece.flip(-1) if view.mirror else piece
 
 
+def view_map(values: Tensor, view: View) -> Tensor:
+    """A map float32 (H, W) as `view` says: (S, S); what the crop adds is 0."""
+    resized = T.resize(values[None], list(view.size), InterpolationMode.BILINEAR, antialias=True)[0]
+    piece = crop_and_pad(resized, view.crop_size, view.box, 0.0)
+    return piece.flip(-1) if view.mirror else piece
+
+
 def view_label(label: Tensor, view: View) -> Tensor:
     """A label map uint8 (H, W) as `view` says, by nearest neighbour: (S, S); what the crop adds is ignore (255)."""
     label = T.resize(label[None], list(view.size), InterpolationMode.NEAREST_EXACT)[0]

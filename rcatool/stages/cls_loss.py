@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from rcatool.config import Config
 from rcatool.models.official import OfficialNet
 from rcatool.models.official_loss import OfficialRule, official_loss
-from rcatool.models.rca_net import RcaNet
+from rcatool.models.rca_net import Maps, RcaNet
 from rcatool.models.region_memory import RegionMemory, WriteRule
 from rcatool.models.regions import Regions, gather_regions, mix_regions, pool_regions, region_contrast, region_masks
+from rcatool.models.saliency_loss import saliency_loss
 
 
 @dataclass
@@ -60,9 +61,10 @@ def official_rule(config: Config) -> OfficialRule:
 
 
 def rca_loss(model: RcaNet, batch: tuple[Tensor, ...], config: Config, state: StepState) -> dict[str, Tensor]:
-    """The total loss of images (B, 3, S, S), tags (B, C), photo indices (B,), views (B, 7), with its terms; then the memory is written.
+    """The total loss of a batch of `ClsDataset`, with its terms; then the memory is written.
 
-    Main term on O, p_weight x the same on P, contrast_weight x the semantic contrast; the plain CAM has P alone. With
+    Main term on O, p_weight x the same on P, contrast_weight x the semantic contrast; the plain CAM has P alone. Either map's
+    saliency loss comes with saliency_weight on top (spec 3.2). With
     `state.probe`, `grad_*` is the norm of each weighted term's gradient in F.
     """
     images, tags, photo, *more = batch
@@ -79,6 +81,8 @@ def rca_loss(model: RcaNet, batch: tuple[Tensor, ...], config: Config, state: St
         everyone, photos, score = gather_regions(regions, photo, o_score.sigmoid())
         sure = model.memory.update(everyone, photos, score, rule=write_rule(config), epoch=state.epoch)
         state.intake.count(everyone.cls, sure)
+    if config.cls.saliency_weight > 0:
+        terms |= _saliency_terms(maps, tags, more[-1], config)
     total = sum((weight * term for weight, term in terms.values()), start=o_score.new_zeros(()))
     losses = {"loss": total, **{name: term for name, (_, term) in terms.items()}}
     if state.probe:
@@ -86,6 +90,19 @@ def rca_loss(model: RcaNet, batch: tuple[Tensor, ...], config: Config, state: St
             gradient = torch.autograd.grad(weight * term, maps.features, retain_graph=True, allow_unused=True)[0]
             losses[name.replace("loss", "grad")] = total.new_zeros(()) if gradient is None else gradient.float().norm()
     return losses
+
+
+def _saliency_terms(maps: Maps, tags: Tensor, saliency: Tensor, config: Config) -> dict[str, tuple[float, Tensor]]:
+    """The saliency loss of the final map and, where that is not P, of P, with their weights."""
+    settings = config.cls
+    rule = {"overlap": settings.saliency_overlap, "share": settings.saliency_share}
+    weights = {"loss_saliency": (maps.final, maps.grounds[-1], settings.saliency_weight)}
+    if maps.o is not None:
+        weights["loss_saliency_p"] = maps.p, maps.grounds[0], settings.saliency_weight * settings.p_weight
+    return {
+        name: (weight, saliency_loss(torch.cat([classes, ground], dim=1), tags, saliency, **rule))
+        for name, (classes, ground, weight) in weights.items()
+    }
 
 
 def find_regions(features: Tensor, p: Tensor, tags: Tensor, config: Config) -> Regions:

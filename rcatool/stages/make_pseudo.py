@@ -213,8 +213,8 @@ def cam_forward(model: ClsNet, settings: Cam, sample: Sample) -> Callable[[Tenso
 
     def forward(images: Tensor) -> Sequence[Tensor]:
         maps: Maps = model(images)
-        chosen = maps.p if settings.head == "p" else maps.final
-        outputs = [chosen[:, keys.to(chosen.device)].relu()]
+        seeds = maps.seeds(settings.head)
+        outputs = [seeds[:, keys.to(seeds.device)]]
         return [*outputs, hypercolumns(maps.pyramid)] if settings.region_rounds else outputs
 
     return forward

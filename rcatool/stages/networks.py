@@ -61,6 +61,7 @@ def cls_network(config: Config, tags: Tensor, *, pretrained: bool) -> ClsNet:
         feature_scale=config.cls.feature_scale,
         projection=settings.projection if settings.contrast_weight > 0 else 0,
         head=head,
+        background=config.cls.saliency_weight > 0,
     )
 
 

@@ -20,7 +20,7 @@ from rcatool.config import Config
 from rcatool.data.datasets import ClsDataset, EpochBatches, MultiScaleDataset, train_loader, view_loader
 from rcatool.data.manifest import Sample, check_images, split
 from rcatool.engine import TrainLog, train_one_epoch
-from rcatool.errors import DataError
+from rcatool.errors import ConfigError, DataError
 from rcatool.metrics import mean_average_precision
 from rcatool.models.accumulator import AccumulationRule, AttentionAccumulator
 from rcatool.pool import worker_count
@@ -65,13 +65,14 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     train, held_out = split(samples, "train"), _held_out(samples)
     root = Path(config.data.root)
     check_images(train + held_out, root)
+    _check_saliency(config, train)
     training = _build(config, train, classes.num_classes, world)
     start = resume_training(step.path / "last.pt", training.model, training.optimizer, accumulator=training.accumulator)
     console.log(_headline(config, train, start, world))
     batches = EpochBatches(len(train), config.cls.batch_size, config.seed, shuffle=config.cls.shuffle)
     varied = variation(config.cls, config.seed)
     resize_long = None if config.cls.resize_square else config.cls.resize_long
-    dataset = ClsDataset(train, root, classes.num_classes, varied, resize_long=resize_long)
+    dataset = ClsDataset(train, root, classes.num_classes, varied, resize_long=resize_long, saliency=config.cls.saliency_weight > 0)
     loader = train_loader(dataset, batches, workers=worker_count(config.runtime.workers), pin=world.device.type == "cuda")
     log = TrainLog(step.path / "log.jsonl", every=config.runtime.log_every)
     val_map = None
@@ -87,6 +88,15 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
         save_state(step.path / ACCUMULATED, training.accumulator.state_dict())
     run.commit(step, {**world.describe(), "val_map": val_map})
     (step.path / "last.pt").unlink(missing_ok=True)
+
+
+def _check_saliency(config: Config, train: Sequence[Sample]) -> None:
+    lacking = sum(sample.saliency is None for sample in train)
+    if config.cls.saliency_weight > 0 and lacking:
+        raise ConfigError(
+            f"cls.saliency_weight: {lacking} of {len(train)} training photos have no saliency map",
+            "rca prepare ... --set data.saliency=DIR, or --set cls.saliency_weight=0",
+        )
 
 
 def _build(config: Config, train: Sequence[Sample], num_classes: int, world: World) -> Training:
