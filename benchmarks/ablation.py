@@ -47,12 +47,15 @@ LEVELS = thresholds(0.02)
 CAM = Cam(scales=(1.0,), flip=True, region_rounds=2, region_memory=32)
 KINDS = ("cam", "own", "memory")
 
+# Settled on the tune photos (docs/log.md): more weight costs maps, less is not felt.
+CONTRAST = {"memory.contrast_weight": "0.02", "memory.projection": "128"}
+
 TABLES: dict[str, dict[str, dict[str, str]]] = {
     "parts": {
         "plain": {"cls.method": "cam"},
-        "contrast": {"memory.prototypes": "0"},
+        "contrast": {**CONTRAST, "memory.prototypes": "0"},
         "aggregation": {"memory.contrast_weight": "0"},
-        "both": {},
+        "both": CONTRAST,
     },
 }
 
