@@ -4,9 +4,8 @@
 
 Affinities are of the IRN kind (1 - highest boundary on the path, radius 5) for random boundaries; 2^8 steps, beta 10. The dense form
 builds A of n x n in single precision, divides A^beta by its column sums and squares it 8 times: on two cores that takes minutes.
-Each form runs in a process of its own, so that its peak memory is its own; `memory` is what the walk adds to the process as it was before
-(on CUDA: device memory). Time is by the clock: the best of `repeat` passes of the sparse form after one to warm up, one pass of the
-dense form.
+Each form runs in a process of its own, so that its peak memory is its own; `memory` is what the walk adds (on CUDA: device memory).
+Time is of the process, so that a busy machine counts less: the best of `repeat` passes of the sparse form, one pass of the dense.
 """
 
 import argparse
@@ -95,9 +94,9 @@ def _measure(pipe: Connection, walk: Callable[[Tensor, Tensor], Tensor], count: 
         walk(maps[:, :20, :20], affinity[:, :20, :20]) if walk is _sparse else None  # loads libraries
     before, seconds = _memory(device), []
     for _ in range(max(repeat, 1)):
-        start = time.perf_counter()
+        start = time.process_time()
         out = walk(maps, affinity).cpu()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     pipe.send({"seconds": min(seconds), "memory": _memory(device) - before, "maps": out.numpy()})
 
 

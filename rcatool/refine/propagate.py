@@ -8,20 +8,20 @@ from torch.nn import functional as F
 
 from rcatool.models.backbones import Backbone
 from rcatool.models.frozen import cells
-from rcatool.refine.affinity import RADIUS, STRIDE, AffinityNet, cosine_affinity
+from rcatool.refine.affinity import STRIDE, AffinityNet, cosine_affinity
 from rcatool.refine.irn import BoundaryNet
 from rcatool.refine.pairs import Offset, half_plane_offsets
 from rcatool.refine.walk import random_walk
 
 
 @torch.inference_mode()
-def by_features(backbone: Backbone, views: Tensor, maps: Tensor, *, beta: float, steps: int) -> Tensor:
+def by_features(backbone: Backbone, views: Tensor, maps: Tensor, *, radius: int, beta: float, steps: int) -> Tensor:
     """Maps (K, h, w) >= 0 of a photo, spread to where the backbone's features are alike; views (2, 3, H, W), the second mirrored.
 
     Not by the last level: it is what the maps are made of, and knows the parts that tell classes apart, not the whole objects.
     """
     levels = [(level[0] + level[1].flip(-1)) / 2 for level in backbone.pyramid(views)[:-1]]
-    offsets = half_plane_offsets(RADIUS)
+    offsets = half_plane_offsets(radius)
     affinity = cosine_affinity(levels, offsets, cells(views, STRIDE))
     return _on_its_grid(maps, affinity, offsets, beta=beta, steps=steps)
 

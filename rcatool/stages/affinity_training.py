@@ -15,7 +15,7 @@ from torch import Tensor
 from rcatool import console
 from rcatool.checkpoint import resume_training, save_state, save_training
 from rcatool.config import Config
-from rcatool.data.datasets import EpochBatches, Loader, SegDataset, Variation, train_loader
+from rcatool.data.datasets import EpochBatches, SegDataset, Variation, train_loader
 from rcatool.data.manifest import Sample
 from rcatool.engine import TrainLog, train_one_epoch
 from rcatool.optim import poly, sgd
@@ -51,7 +51,11 @@ def train_affinity(run: Run, config: Config, samples: Sequence[Sample], *, force
     console.log(f"make-pseudo: training {config.refine.method}, {len(chosen)} photos, {settings.epochs} epochs on {world.device}{resumed}")
     batches = EpochBatches(len(chosen), settings.batch_size, config.seed)
     classes, _ = read_data(run)
-    loader = _loader(chosen, config, batches, labels=labels, num_classes=classes.num_classes)
+    varied = Variation(settings.crop_size, settings.flip, 0.0, config.seed)
+    dataset = SegDataset(
+        chosen, Path(config.data.root), classes.num_classes, varied, labels=labels, resize_scale=settings.resize_scale
+    )
+    loader = train_loader(dataset, batches, workers=worker_count(config.runtime.workers), pin=world.device.type == "cuda")
     log = TrainLog(step.path / "log.jsonl", every=config.runtime.log_every)
 
     def rate(step: int) -> float:
@@ -113,15 +117,6 @@ def _make_labels(samples: Sequence[Sample], config: Config, *, cams: Path, label
         bar.advance(len(jobs) - len(todo))
         for _ in parallel_map(work, todo, workers=worker_count(config.runtime.workers), bar=bar.advance):
             pass
-
-
-def _loader(samples: Sequence[Sample], config: Config, batches: EpochBatches, *, labels: Path, num_classes: int) -> Loader:
-    settings = config.affinity
-    varied = Variation(settings.crop_size, settings.flip, 0.0, config.seed)
-    dataset = SegDataset(
-        samples, Path(config.data.root), num_classes, varied, labels=labels, resize_scale=settings.resize_scale
-    )
-    return train_loader(dataset, batches, workers=worker_count(config.runtime.workers), pin=config.runtime.device != "cpu")
 
 
 def _loss_fn(model: AffinityModel) -> Callable[[tuple[Tensor, Tensor, Tensor]], dict[str, Tensor]]:

@@ -66,7 +66,9 @@ def _spread(run: Run, config: Config, world: World) -> Spread:
     function: Callable[..., Tensor]
     if settings.method == "walk":
         model = load_cls(run, config, world).backbone
-        function = partial(propagate.by_features, model, beta=settings.walk_beta, steps=settings.walk_steps)
+        function = partial(
+            propagate.by_features, model, radius=settings.walk_radius, beta=settings.walk_beta, steps=settings.walk_steps
+        )
     elif settings.method == "affinity":
         net = load_affinity(run, config, world)
         function = partial(propagate.by_affinity, net, beta=settings.affinity_beta, steps=settings.affinity_steps)
