@@ -1,17 +1,23 @@
 """A constant background score from the CAMs alone, where no mask says which is best (`pseudo.background: auto`).
 
 The highest map of a pixel is low on background and high on objects. Otsu's threshold parts these values so that the two groups differ
-most (largest variance between them), over the pixels of all photos, each photo counting the same.
+most (largest variance between them), over the pixels of all photos, each photo counting the same. With a CRF, which shrinks objects, the
+threshold is lowered until they are as large as without it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from rcatool.cams import load_cam
+from rcatool.data.labels import IGNORE
+from rcatool.pseudo import LabelJob, LabelRule, photo_label, read_job
 
 BINS = 256
+GRID = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # shares of the threshold without a CRF that are tried with one
+PROBES = 64  # photos that this is tried on
 
 
 def peak_shares(cam: Path, size: tuple[int, int]) -> np.ndarray:
@@ -42,6 +48,26 @@ def otsu(shares: np.ndarray) -> float:
     return float((best.mean() + 1) / len(weight))
 
 
-def choose_threshold(shares: Iterable[np.ndarray]) -> float:
-    """The threshold for the photos whose `peak_shares` are given, to three digits."""
-    return round(otsu(sum(shares, np.zeros(BINS))), 3)
+def foreground_shares(job: LabelJob, rule: LabelRule, thresholds: Sequence[float]) -> np.ndarray:
+    """Share of a photo's pixels that get a class with each of the constant background scores (T,), first without, then with the CRF.
+
+    Shape (2, T). Raises as `read_job`.
+    """
+    photo = read_job(job, rule)
+    with_crf = [replace(rule, background="threshold", bg_threshold=level, confidence=0.0, kind="argmax") for level in thresholds]
+    without = [replace(one, crf_params=None) for one in with_crf]
+    return np.array([[_foreground(photo_label(photo, one)) for one in rules] for rules in (without, with_crf)])
+
+
+def _foreground(label: np.ndarray) -> float:
+    return float(((label > 0) & (label != IGNORE)).mean())
+
+
+def keep_area(threshold: float, shares: np.ndarray, thresholds: Sequence[float]) -> float:
+    """The threshold at which labels have as much foreground with the CRF as they have at `threshold` without it.
+
+    A CRF starting from a constant background score takes more from objects than it gives them. shares (2, T) is the mean of
+    `foreground_shares` over photos, at `thresholds` in ascending order, the last being `threshold`.
+    """
+    wanted, with_crf = shares[0, -1], np.minimum.accumulate(shares[1])  # falls with the threshold, but for single pixels
+    return float(np.interp(-wanted, -with_crf, thresholds))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from tiny_run import TinyRun, contents, record
 
-from rcatool.auto_threshold import BINS, choose_threshold, otsu, peak_shares
+from rcatool.auto_threshold import BINS, foreground_shares, keep_area, otsu, peak_shares
 from rcatool.cams import save_cam
+from rcatool.data.labels import read_mask
+from rcatool.pseudo import LabelJob, LabelRule, make_label
+from rcatool.refine.crf import CrfParams
 
 Rca = Callable[..., Any]
 
@@ -72,12 +77,40 @@ def test_each_photo_counts_the_same_whatever_its_size_and_photos_without_maps_do
             assert found[index][: int(cut * BINS)].sum() == pytest.approx((peak < cut).mean())
     save_cam(tmp_path / "a.npz", np.zeros(0, np.int64), np.zeros((0, 3, 3), np.float32), (3, 3))
     nothing = peak_shares(tmp_path / "a.npz", (3, 3))
-    assert choose_threshold(found) == choose_threshold([*found, nothing]) == round(otsu(np.mean(found, axis=0)), 3)
+    assert nothing.sum() == 0
+    assert otsu(sum([*found, nothing])) == otsu(np.mean(found, axis=0))
 
 
-def test_labels_of_a_run_are_those_of_the_constant_that_was_chosen(rca: Rca, undisturbed: TinyRun, tmp_path: Path) -> None:
+def test_the_area_is_kept_by_a_lower_threshold() -> None:
+    levels = [0.2, 0.3, 0.4]
+    without = [0.5, 0.4, 0.3]
+    assert keep_area(0.4, np.array([without, [0.4, 0.3, 0.2]]), levels) == pytest.approx(0.3)
+    assert keep_area(0.4, np.array([without, [0.35, 0.25, 0.1]]), levels) == pytest.approx(0.25)
+    assert keep_area(0.4, np.array([without, without]), levels) == pytest.approx(0.4)
+    # No threshold that was tried is low, or high, enough.
+    assert keep_area(0.4, np.array([without, [0.2, 0.2, 0.1]]), levels) == 0.2
+    assert keep_area(0.4, np.array([without, [0.6, 0.5, 0.4]]), levels) == 0.4
+
+
+def test_foreground_shares_are_those_of_the_labels(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    cam = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 8, 8)
+    save_cam(tmp_path / "a.npz", np.array([4]), cam, (8, 8))
+    job = LabelJob(tmp_path / "a.png", tmp_path / "a.npz", tmp_path / "label.png", (8, 8))
+    which = LabelRule("auto", 0.9, 4.0, "seed", CrfParams(3, 3, 3, 80, 13, 10), confidence=0.9, kind="confidence")
+    found = foreground_shares(job, which, [0.25, 0.75])
+    assert found.shape == (2, 2)
+    assert found[0].tolist() == [(cam.astype(np.float16) > level).mean() for level in (0.25, 0.75)]
+    for level, share in zip((0.25, 0.75), found[1], strict=True):
+        make_label(job, replace(which, background="threshold", bg_threshold=level, confidence=0.0, kind="argmax"))
+        assert share == (read_mask(job.label, num_classes=20) == 5).mean()
+
+
+@pytest.mark.parametrize("crf", ["none", "seed"])
+def test_labels_of_a_run_are_those_of_the_constant_that_was_chosen(rca: Rca, undisturbed: TinyRun, tmp_path: Path, crf: str) -> None:
     run = undisturbed.copy(tmp_path / "run")
-    code, _, err = rca("make-pseudo", "--run", run, "--set", "pseudo.background=auto")
+    code, _, err = rca("make-pseudo", "--run", run, "--set", "pseudo.background=auto", "--set", f"pseudo.crf={crf}")
     assert code == 0
     chosen = record(run, "make-pseudo/labels")["info"]["bg_threshold"]
     assert f"background threshold {chosen}, chosen from the CAMs of 16 photos" in err
@@ -94,8 +127,6 @@ def test_labels_of_a_run_are_those_of_the_constant_that_was_chosen(rca: Rca, und
 
 @pytest.mark.parametrize("rule", ["confidence", "conflict"])
 def test_other_rules_make_labels_of_a_run(rca: Rca, undisturbed: TinyRun, tmp_path: Path, rule: str) -> None:
-    from rcatool.data.labels import read_mask
-
     run = undisturbed.copy(tmp_path / "run", until="make-pseudo/labels")
     assert rca("make-pseudo", "--run", run, "--set", f"pseudo.rule={rule}").code == 0
     labels = [read_mask(path, num_classes=20) for path in sorted((run / "make-pseudo/labels").glob("*.png"))]
