@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rcatool import console
-from rcatool.auto_threshold import BINS, GRID, PROBES, foreground_shares, keep_area, otsu, peak_shares
+from rcatool.auto_threshold import choose_threshold, mean_peak
 from rcatool.cam_inference import infer_levels
 from rcatool.cams import cam_size, normalise, resize, save_cam
 from rcatool.config import Cam, Config
@@ -87,7 +87,7 @@ def make_labels(run: Run, config: Config, *, force: bool) -> None:
     device = make_world(device=config.runtime.device, precision=config.runtime.precision).device
     about = {}
     if rule.background == "auto":
-        rule = replace(rule, background="threshold", bg_threshold=_choose_threshold(jobs, rule, config))
+        rule = replace(rule, background="threshold", bg_threshold=_choose_threshold(jobs, config))
         about["bg_threshold"] = rule.bg_threshold
     rule = replace(rule, crf_backend=choose_backend(config.pseudo.crf_backend, device.type))
     if rule.crf_params is not None:
@@ -100,23 +100,17 @@ def make_labels(run: Run, config: Config, *, force: bool) -> None:
     run.commit(step, {"photos": len(jobs), **about})
 
 
-def _choose_threshold(jobs: Sequence[LabelJob], rule: LabelRule, config: Config) -> float:
+def _choose_threshold(jobs: Sequence[LabelJob], config: Config) -> float:
     """The background threshold that the CAMs themselves suggest; the same for the same CAMs, so that a resumed step goes on with it."""
-    workers = worker_count(config.runtime.workers)
-    probes = jobs[:: max(1, len(jobs) // PROBES)][:PROBES] if rule.crf_params is not None else []
-    with console.progress("background threshold", total=len(jobs) + len(probes)) as bar:
-        chosen = otsu(sum(parallel_map(_peak_shares, jobs, workers=workers, bar=bar.advance, chunk=16), np.zeros(BINS)))
-        if probes:
-            levels = [chosen * share for share in GRID]
-            work = partial(foreground_shares, rule=replace(rule, crf_backend="scipy"), thresholds=levels)
-            found = list(parallel_map(work, probes, workers=workers, bar=bar.advance))
-            chosen = keep_area(chosen, np.mean(found, axis=0), levels)
-    console.log(f"make-pseudo: background threshold {chosen:.3f}, chosen from the CAMs of {len(jobs)} photos (pseudo.background: auto)")
-    return round(chosen, 3)
+    with console.progress("background threshold", total=len(jobs)) as bar:
+        workers = worker_count(config.runtime.workers)
+        chosen = choose_threshold(parallel_map(_mean_peak, jobs, workers=workers, bar=bar.advance, chunk=16))
+    console.log(f"make-pseudo: background threshold {chosen}, chosen from the CAMs of {len(jobs)} photos (pseudo.background: auto)")
+    return chosen
 
 
-def _peak_shares(job: LabelJob) -> np.ndarray:
-    return peak_shares(job.cam, job.size)
+def _mean_peak(job: LabelJob) -> float | None:
+    return mean_peak(job.cam, job.size)
 
 
 def _label(jobs: list[LabelJob], rule: LabelRule, device: str, workers: int) -> Iterator[int]:
