@@ -1,4 +1,4 @@
-"""The background threshold from CAMs alone. Oracles: the definition by brute force, groups that are known, a whole run."""
+"""The background threshold from CAMs alone. Oracles: sums by hand, a whole run with the constant."""
 
 import json
 from collections.abc import Callable
@@ -7,77 +7,35 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tiny_run import TinyRun, contents, record
 
-from rcatool.auto_threshold import BINS, choose_threshold, otsu, peak_shares
+from rcatool.auto_threshold import choose_threshold, mean_peak
 from rcatool.cams import save_cam
+from rcatool.data.labels import read_mask
 
 Rca = Callable[..., Any]
 
 
-def brute_force(shares: np.ndarray) -> float:
-    """Largest variance between the groups, from its definition."""
-    value = (np.arange(len(shares)) + 0.5) / len(shares)
-    found = []
-    for cut in range(1, len(shares)):
-        groups = [(shares[:cut], value[:cut]), (shares[cut:], value[cut:])]
-        if any(w.sum() == 0 for w, _ in groups):
-            found.append(0.0)
-            continue
-        mean = (shares * value).sum() / shares.sum()
-        found.append(sum(w.sum() * ((w * v).sum() / w.sum() - mean) ** 2 for w, v in groups))
-    return max(found)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(0, 9), min_size=2, max_size=24).filter(lambda counts: sum(count > 0 for count in counts) > 1))
-def test_no_other_threshold_parts_better(counts: list[int]) -> None:
-    shares = np.array(counts, float)
-    cut = otsu(shares) * len(shares)
-    assert 0 < cut < len(shares)
-    value = (np.arange(len(shares)) + 0.5) / len(shares)
-    low, high = shares[value * len(shares) < cut], shares[value * len(shares) > cut]
-    v_low, v_high = value[: len(low)], value[len(shares) - len(high) :]
-    mean = (shares * value).sum() / shares.sum()
-    between = sum(w.sum() * ((w * v).sum() / w.sum() - mean) ** 2 for w, v in ((low, v_low), (high, v_high)))
-    assert between == pytest.approx(brute_force(shares), rel=1e-6)
-
-
-@pytest.mark.parametrize("scale", [1.0, 7.0])
-def test_two_groups_are_parted_in_the_middle(scale: float) -> None:
-    shares = np.zeros(BINS)
-    shares[20], shares[200] = 3 * scale, scale
-    assert otsu(shares) == pytest.approx((20.5 + 200.5) / 2 / BINS, abs=1 / BINS)
-
-
-@pytest.mark.parametrize("bins", [[], [0], [255], [17]])
-def test_one_value_says_nothing(bins: list[int]) -> None:
-    shares = np.zeros(BINS)
-    shares[bins] = 1
-    assert otsu(shares) == 0.5
-
-
 def test_each_photo_counts_the_same_whatever_its_size_and_photos_without_maps_do_not(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    found = []
-    for index, (h, w) in enumerate([(3, 4), (30, 40), (6, 6)]):
+    path, found, expected = tmp_path / "a.npz", [], []
+    for h, w in [(3, 4), (30, 40), (6, 6)]:
         maps = np.stack([rng.random((h, w)), np.full((h, w), 0.25)]).astype(np.float32)
-        save_cam(tmp_path / "a.npz", np.array([1, 2]), maps, (h, w))
-        found.append(peak_shares(tmp_path / "a.npz", (h, w)))
-        assert found[index].sum() == pytest.approx(1)
-        peak = maps.astype(np.float16).astype(np.float32).max(axis=0)
-        for cut in (0.25, 0.5, 0.75):
-            assert found[index][: int(cut * BINS)].sum() == pytest.approx((peak < cut).mean())
-    save_cam(tmp_path / "a.npz", np.zeros(0, np.int64), np.zeros((0, 3, 3), np.float32), (3, 3))
-    nothing = peak_shares(tmp_path / "a.npz", (3, 3))
-    assert choose_threshold(found) == choose_threshold([*found, nothing]) == round(otsu(np.mean(found, axis=0)), 3)
+        save_cam(path, np.array([1, 2]), maps, (h, w))
+        found.append(mean_peak(path, (h, w)))
+        expected.append(sum(max(float(np.float16(a)), 0.25) for a in maps[0].ravel()) / (h * w))
+    assert found == pytest.approx(expected, abs=1e-6)
+    save_cam(path, np.zeros(0, np.int64), np.zeros((0, 3, 3), np.float32), (3, 3))
+    nothing = mean_peak(path, (3, 3))
+    assert nothing is None
+    assert choose_threshold([*found, nothing]) == round(sum(expected) / 3, 3)
+    assert choose_threshold([nothing]) == 0.5
 
 
-def test_labels_of_a_run_are_those_of_the_constant_that_was_chosen(rca: Rca, undisturbed: TinyRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize("crf", ["none", "seed"])
+def test_labels_of_a_run_are_those_of_the_constant_that_was_chosen(rca: Rca, undisturbed: TinyRun, tmp_path: Path, crf: str) -> None:
     run = undisturbed.copy(tmp_path / "run")
-    code, _, err = rca("make-pseudo", "--run", run, "--set", "pseudo.background=auto")
+    code, _, err = rca("make-pseudo", "--run", run, "--set", "pseudo.background=auto", "--set", f"pseudo.crf={crf}")
     assert code == 0
     chosen = record(run, "make-pseudo/labels")["info"]["bg_threshold"]
     assert f"background threshold {chosen}, chosen from the CAMs of 16 photos" in err
@@ -94,8 +52,6 @@ def test_labels_of_a_run_are_those_of_the_constant_that_was_chosen(rca: Rca, und
 
 @pytest.mark.parametrize("rule", ["confidence", "conflict"])
 def test_other_rules_make_labels_of_a_run(rca: Rca, undisturbed: TinyRun, tmp_path: Path, rule: str) -> None:
-    from rcatool.data.labels import read_mask
-
     run = undisturbed.copy(tmp_path / "run", until="make-pseudo/labels")
     assert rca("make-pseudo", "--run", run, "--set", f"pseudo.rule={rule}").code == 0
     labels = [read_mask(path, num_classes=20) for path in sorted((run / "make-pseudo/labels").glob("*.png"))]

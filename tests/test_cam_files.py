@@ -221,6 +221,14 @@ def test_a_stored_cam_of_the_stride_is_kept_and_a_finer_one_averaged(tmp_path: P
     assert cam[0, 0, 1] + cam[0, 0, 2] == pytest.approx(1, abs=1e-2)  # the edge lies between the two
 
 
+def test_negative_values_take_nothing_from_their_neighbours(tmp_path: Path) -> None:
+    maps = np.where(np.arange(16) % 2 == 0, 1.0, -1.0) * np.ones((2, *SIZE))
+    maps[:, :, 8:] = 1
+    np.savez(tmp_path / "a.npz", keys=KEYS, cam=maps)
+    import_cam(job(tmp_path / "a.npz", stride=4), layout=LAYOUTS["npz"], num_classes=20)
+    assert 0.4 < load_cam(tmp_path / "out.npz", size=SIZE)[1][0, 1, 0] < 0.6  # half of the pixels are 1, the others 0
+
+
 def test_a_photo_without_a_file_has_no_maps(tmp_path: Path) -> None:
     import_cam(ImportJob(None, tmp_path / "out.npz", SIZE, (3,), 4), layout=LAYOUTS["irn"], num_classes=20)
     keys, cam = load_cam(tmp_path / "out.npz", size=SIZE)

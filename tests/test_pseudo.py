@@ -136,11 +136,11 @@ def test_a_photo_just_large_enough_is_kept() -> None:
 
 
 def test_the_conflict_rule_takes_the_crfs_probabilities_and_saliency_for_the_background() -> None:
-    found = np.array([[[0.05, 0.05, 0.9, 0.5]], [[0.95, 0.95, 0.1, 0.5]]], np.float32)  # background, class 0
-    saliency = np.array([[1.0, 0.04, 0.5, 0.0]], np.float32)
+    found = np.array([[[0.05, 0.04, 0.9, 0.5]], [[0.95, 0.96, 0.1, 0.5]]], np.float32)  # background, class 0
+    saliency = np.array([[1.0, 0.07, 0.5, 0.0]], np.float32)
     which = rule(kind="conflict", crf_params=CrfParams(1, 3, 3, 80, 13, 10), background="power")
     photo = Photo(np.array([0]), found[1:], None, saliency)
-    # Sure; two scores above .9 (1 - .04); background that stands out; plain background.
+    # Sure; two scores above .9 (.96 and 1 - .07); background that stands out; plain background.
     assert scores_to_label([found], photo, which).tolist() == [[1, IGNORE, IGNORE, 0]]
     # Without saliency the CRF's own background counts.
     assert scores_to_label([found], photo._replace(saliency=None), which).tolist() == [[1, 1, 0, 0]]

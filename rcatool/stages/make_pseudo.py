@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rcatool import console
-from rcatool.auto_threshold import choose_threshold, peak_shares
+from rcatool.auto_threshold import choose_threshold, mean_peak
 from rcatool.cam_inference import infer_levels
 from rcatool.cams import cam_size, normalise, resize, save_cam
 from rcatool.config import Cam, Config
@@ -121,13 +121,13 @@ def _choose_threshold(jobs: Sequence[LabelJob], config: Config) -> float:
     """The background threshold that the CAMs themselves suggest; the same for the same CAMs, so that a resumed step goes on with it."""
     with console.progress("background threshold", total=len(jobs)) as bar:
         workers = worker_count(config.runtime.workers)
-        chosen = choose_threshold(parallel_map(_peak_shares, jobs, workers=workers, bar=bar.advance, chunk=16))
+        chosen = choose_threshold(parallel_map(_mean_peak, jobs, workers=workers, bar=bar.advance, chunk=16))
     console.log(f"make-pseudo: background threshold {chosen}, chosen from the CAMs of {len(jobs)} photos (pseudo.background: auto)")
     return chosen
 
 
-def _peak_shares(job: LabelJob) -> np.ndarray:
-    return peak_shares(job.cam, job.size)
+def _mean_peak(job: LabelJob) -> float | None:
+    return mean_peak(job.cam, job.size)
 
 
 def _label(jobs: list[LabelJob], rule: LabelRule, device: str, workers: int) -> Iterator[int]:
