@@ -25,14 +25,14 @@ LAYERS = {
     ],
     "computation": [
         "models/*", "refine/*", "data/transforms", "data/datasets", "optim", "kmeans", "cam_inference", "cams", "pseudo", "scoring",
-        "metrics", "tally", "bootstrap", "boundary", "conventions", "scorecard", "checkpoint", "world",
+        "metrics", "tally", "bootstrap", "boundary", "conventions", "scorecard", "checkpoint", "world", "region_picture",
     ],
     "engine": ["engine"],
     "stages": ["stages/*"],
     "export": ["export/*"],
     "cli": [
-        "__init__", "cli", "options", "commands", "prepare_commands", "coco_command", "score_commands", "export_commands", "workflow",
-        "voc_archives", "summary", "score_tables", "mask_score", "comparison", "doctor", "__main__",
+        "__init__", "cli", "options", "commands", "prepare_commands", "coco_command", "score_commands", "export_commands",
+        "inspect_commands", "workflow", "voc_archives", "summary", "score_tables", "mask_score", "comparison", "doctor", "__main__",
     ],
 }  # fmt: skip
 ORDER = list(LAYERS)
@@ -48,7 +48,7 @@ FORBIDDEN = {
 
 # Libraries with one door (or two) in the package.
 DOORS = {
-    "typer": ["cli", "options", "commands", "prepare_commands", "coco_command", "score_commands", "export_commands"],
+    "typer": ["cli", "options", "commands", "prepare_commands", "coco_command", "score_commands", "export_commands", "inspect_commands"],
     "rich": ["console"],
     "yaml": ["yaml_text"],
     "pydensecrf": ["refine/crf"],
