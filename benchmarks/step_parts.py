@@ -24,7 +24,9 @@ class Parts:
         generator = torch.Generator().manual_seed(0)
         self.device = torch.device(device)
         self.tags, self.photo = tags, torch.arange(len(tags), device=device)
-        self.features = torch.randn(len(tags), WIDTH, SIDE, SIDE, generator=generator).to(device).requires_grad_()
+        features = torch.randn(len(tags), WIDTH, SIDE, SIDE, generator=generator).to(device)
+        self.their_features = features.clone().requires_grad_()
+        self.features = features.contiguous(memory_format=torch.channels_last).requires_grad_()  # as our networks make them
         self.maps = torch.randn(*tags.shape, SIDE, SIDE, generator=generator).to(device)
         self.score = torch.ones_like(tags)  # all are stored
         self.theirs = released.without_networks(released.build(checkout, self.device), self.maps)
@@ -44,13 +46,15 @@ class Parts:
 
     def released(self, tags: Tensor, epoch: int, index: int | None) -> None:
         """Its forward pass, and the contrast's gradient; `index` 0 after epoch 0 makes it cluster."""
+        self.their_features.grad = None
         with released.on(self.device):
-            contrast = self.theirs(self.features, tags, epoch, index)[2]
+            contrast = self.theirs(self.their_features, tags, epoch, index)[2]
         if bool(tags.any()):
             contrast.backward()
 
     def official(self, memory: RegionMemory) -> None:
         """The same, as `cls.method: official` does it."""
+        self.features.grad = None
         masks = region_masks(self.maps, region_map="softmax")
         anchors = pool_regions(self.features, masks, self.tags)
         mixed = mix_with_any(anchors, mixup_beta=8.0, generator=self.generator)
@@ -60,6 +64,7 @@ class Parts:
 
     def paper(self, memory: RegionMemory, settings: Config) -> None:
         """The same, as `cls.method: rca` does it."""
+        self.features.grad = None
         regions: Regions = find_regions(self.features, self.maps, self.tags, settings)
         bank, bank_cls = memory.valid_entries
         mixed = mix_regions(regions, mixup_beta=8.0, generator=self.generator)
