@@ -9,7 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from rcatool import __version__, cam_commands, coco_command, console, prepare_commands, score_commands, weights_command
+from rcatool import (
+    __version__,
+    cam_commands,
+    coco_command,
+    console,
+    inspect_commands,
+    prepare_commands,
+    score_commands,
+    weights_command,
+)
 from rcatool.errors import SetupError
 from rcatool.export_commands import export_app
 from rcatool.options import DEFAULT_RUN, Debug, Device, Force, Json, Quiet, RunDir, Settings, request
@@ -28,6 +37,7 @@ app.add_typer(export_app, name="export")
 app.add_typer(score_commands.app)
 app.command("import-cams")(cam_commands.import_cams)
 app.command("convert-weights")(weights_command.convert_weights)
+app.add_typer(inspect_commands.app, name="inspect")
 
 DEMO_RUN = Path("runs/demo")
 

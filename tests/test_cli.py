@@ -98,7 +98,7 @@ def test_help_names_every_command_and_loads_no_torch() -> None:
     code = f"import sys; from rcatool.cli import main; main(['--help']); print(sorted(set(sys.modules) & {slow}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    words = "prepare train-cls make-pseudo train-seg eval score compare run demo export status doctor"
+    words = "prepare train-cls make-pseudo train-seg eval score compare run demo export inspect status doctor"
     for word in words.split():
         assert re.search(rf"\b{word}\b", done.stdout)
 
@@ -143,6 +143,8 @@ OPTIONS = {
     "export yolo": EXPORT | {"--classes", "--tolerance", "--min-area", "--photos"},
     "export png": EXPORT | {"--classes", "--rgb"},
     "export cams": {"--run", "--format", "--out", "--force", "--quiet", "--debug"},
+    "inspect": set(),
+    "inspect memory": {"--run", "--class", "--photos", "--out", "--force", "--device", "--quiet", "--debug"},
     "status": {"--run", "--json", "--debug"},
     "doctor": {"--run", "--json", "--debug"},
     "convert-weights": {"--debug"},

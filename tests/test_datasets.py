@@ -147,3 +147,17 @@ def test_views_are_the_photo_at_each_scale_and_its_mirror_image(samples: list[Sa
             assert torch.equal(view[1], view[0].flip(-1))
     plain = MultiScaleDataset(samples, tmp_path, scales=(1.0,), flip=False)[0][1]
     assert [view.shape for view in plain] == [(1, 3, *SIZES[0])]
+
+
+def test_a_square_holds_the_whole_photo(samples: list[Sample], tmp_path: Path) -> None:
+    dataset = ClsDataset(samples, tmp_path, CLASSES, Variation(10, False, 0, 0), resize_long=None)
+    for index, sample in enumerate(samples):
+        expected = normalise(resize(to_tensor(read_image(tmp_path / sample.image)), 10, 10))
+        assert torch.equal(dataset[0, index][0], expected)
+
+
+def test_batches_in_the_photos_own_order() -> None:
+    batches = EpochBatches(5, 2, seed=3, shuffle=False)
+    for epoch in (0, 4):
+        batches.epoch = epoch
+        assert list(batches) == [[(epoch, 0), (epoch, 1)], [(epoch, 2), (epoch, 3)], [(epoch, 4)]]

@@ -28,14 +28,15 @@ LAYERS = {
     "computation": [
         "models/*", "refine/*", "data/transforms", "data/datasets", "optim", "kmeans", "cam_inference", "cams", "auto_threshold",
         "cam_files", "cam_writing", "pseudo", "pseudo_batch", "scoring", "metrics", "tally", "bootstrap", "boundary",
-        "conventions", "scorecard", "checkpoint", "world",
+        "conventions", "scorecard", "checkpoint", "world", "region_picture",
     ],
     "engine": ["engine"],
     "stages": ["stages/*"],
     "export": ["export/*"],
     "cli": [
         "__init__", "cli", "options", "commands", "prepare_commands", "coco_command", "cam_commands", "score_commands", "export_commands",
-        "weights_command", "workflow", "voc_archives", "summary", "score_tables", "mask_score", "comparison", "doctor", "__main__",
+        "inspect_commands", "weights_command", "workflow", "voc_archives", "summary", "score_tables", "mask_score", "comparison", "doctor",
+        "__main__",
     ],
 }  # fmt: skip
 ORDER = list(LAYERS)
@@ -53,7 +54,7 @@ FORBIDDEN = {
 DOORS = {
     "typer": [
         "cli", "options", "commands", "prepare_commands", "coco_command", "cam_commands", "score_commands", "export_commands",
-        "weights_command",
+        "inspect_commands", "weights_command",
     ],
     "rich": ["console"],
     "yaml": ["yaml_text"],

@@ -7,7 +7,8 @@ from torch import nn
 from rcatool.models.backbones import Backbone, build_backbone, freeze_batch_norm
 from rcatool.models.deeplab import DeepLab
 from rcatool.models.rca_net import RcaNet
-from rcatool.optim import poly, set_lr, sgd
+from rcatool.models.region_memory import build_memory
+from rcatool.optim import poly, set_lr, sgd, step_decay
 
 LR, HEAD_LR, DECAY = 0.01, 0.1, 1e-4
 
@@ -21,9 +22,10 @@ def backbone() -> Backbone:
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("kind", ["deeplab", "plain cam"])
+@pytest.mark.parametrize("kind", ["deeplab", "plain cam", "rca"])
 def test_every_trainable_parameter_is_in_the_right_group(kind: str, frozen: bool) -> None:
-    model = DeepLab(backbone(), 3, aspp_rates=(1, 2)) if kind == "deeplab" else RcaNet(backbone(), 3)
+    memory = build_memory(torch.ones(2, 3).bool(), 96, design="fifo", size=2, prototypes=2) if kind == "rca" else None
+    model = DeepLab(backbone(), 3, aspp_rates=(1, 2)) if kind == "deeplab" else RcaNet(backbone(), 3, memory)
     if frozen:
         freeze_batch_norm(model)
     optimizer = make(model)
@@ -35,7 +37,7 @@ def test_every_trainable_parameter_is_in_the_right_group(kind: str, frozen: bool
             assert frozen
             continue
         group, bias = found[id(parameter)], parameter.ndim == 1  # biases and batch norm
-        rate = HEAD_LR if name.startswith(("aspp", "p_head")) else LR
+        rate = HEAD_LR if name.startswith(("aspp", "p_head", "o_head")) else LR
         assert (group["lr"], group["weight_decay"]) == (rate * (2 if bias else 1), 0 if bias else DECAY), name
         assert group["momentum"] == 0.9
         assert group["initial_lr"] == group["lr"]
@@ -67,3 +69,24 @@ def test_groups_keep_their_ratio() -> None:
     for factor in (0.5, 0.1):  # of the start, not of the last rate
         set_lr(optimizer, factor)
         assert [group["lr"] for group in optimizer.param_groups] == [factor * lr for lr in before]
+
+
+@pytest.mark.parametrize("points", [(5, 10), (1,), ()])
+def test_step_schedule_is_torchs(points: tuple[int, ...]) -> None:
+    theirs = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.2)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(theirs, milestones=list(points), gamma=0.1)
+    for epoch in range(12):
+        assert 0.2 * step_decay(epoch, points) == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-9)
+        theirs.step()
+        schedule.step()
+
+
+def test_decay_of_everything_and_nesterov() -> None:
+    model = RcaNet(backbone(), 3)
+    optimizer = sgd(model, model.heads(), lr=LR, head_lr=HEAD_LR, momentum=0.9, weight_decay=DECAY, nesterov=True, decay_all=True)
+    found = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        group = found[id(parameter)]
+        rate = (HEAD_LR if name.startswith("p_head") else LR) * (2 if name.endswith("bias") else 1)
+        assert (group["lr"], group["weight_decay"], group["nesterov"]) == (rate, DECAY, True), name
+    assert any(name.endswith("weight") and p.ndim == 1 for name, p in model.named_parameters())  # of a batch norm

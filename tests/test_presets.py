@@ -34,3 +34,32 @@ def test_preset_trains_batch_norm_where_nothing_is_pretrained(name: str) -> None
     config = config_io.read_config(config_io.find_preset(name))
     for section in (config.cls, config.seg):
         assert section.weights != "none" or not section.freeze_bn
+
+
+PAPER = {  # section 1.10 of the method's description: what the paper says, and the released code's numbers where it says none
+    "cls.method": "rca", "cls.head": "1x1", "cls.p_weight": 0.4, "cls.feature_scale": 1.0,
+    "memory.region_map": "raw", "memory.region_threshold": "mean", "memory.confidence": 0.7, "memory.contrast_weight": 0.01,
+    "memory.projection": 0, "memory.temperature": 0.07, "memory.mixup_beta": 8.0, "memory.prototypes": 10, "memory.attention": "dot",
+    "memory.attention_temperature": 1.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("-paper")])
+def test_paper_presets_are_the_paper_whatever_the_defaults_become(name: str) -> None:
+    config = config_io.read_config(config_io.find_preset(name))
+    assert {dotted: config_io.get(config, dotted) for dotted in PAPER} == PAPER
+    voc = name.startswith("voc12")
+    assert config.memory.design == ("instance-ema" if voc else "fifo")  # a slot for each of COCO's photos and tags is too much
+    assert config.memory.momentum == 0.99 or not voc
+    if name == "voc12-vgg16-paper":
+        schedule = [getattr(config.cls, setting) for setting in ("epochs", "batch_size", "lr", "head_lr", "schedule", "step_epochs")]
+        assert schedule == [30, 8, 1e-3, 1e-2, "step", (5, 10)]
+
+
+def test_each_network_has_its_presets() -> None:
+    networks = {f"{data}-{net}" for data in ("voc12", "coco14") for net in ("vgg16", "resnet50", "resnet101")}
+    expected = networks | {f"{name}-paper" for name in networks}
+    assert expected | {"voc12-vgg16-official"} <= set(PRESETS)
+    for name in expected:
+        config = config_io.read_config(config_io.find_preset(name))
+        assert config.cls.backbone == config.seg.backbone == name.split("-")[1]

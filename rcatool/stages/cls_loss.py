@@ -107,11 +107,17 @@ def _saliency_terms(maps: Maps, tags: Tensor, saliency: Tensor, config: Config) 
 
 def find_regions(features: Tensor, p: Tensor, tags: Tensor, config: Config) -> Regions:
     """The regions of features (B, D, h, w) that maps P (B, C, h, w) show of the tags (B, C)."""
+    return pool_regions(features, masks_of(p, config), tags)
+
+
+def masks_of(p: Tensor, config: Config) -> Tensor:
+    """The masks (B, C, h, w) bool that the settings find in maps P; the released code's rule is its own."""
+    if config.cls.method == "official":
+        return region_masks(p, region_map="softmax")
     settings = config.memory
-    masks = region_masks(
+    return region_masks(
         p, region_map=settings.region_map, region_threshold=settings.region_threshold, region_theta=settings.region_theta
     )
-    return pool_regions(features, masks, tags)
 
 
 def write_rule(config: Config) -> WriteRule:
