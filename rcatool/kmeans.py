@@ -1,23 +1,26 @@
 """Seeded k-means of many groups of points at once, for the prototypes of the region memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# Elements of the largest temporary: distances are taken by differences, as the expanded form loses too many digits
-# between near points, and so by blocks of points.
-_BLOCK = 2**22
+_BLOCK = 2**13  # points whose distances are computed at a time
 
 
 @dataclass(frozen=True)
 class _Groups:
-    """Points (N, D) sorted by group; of (N,) each point's group; first (G,) and count (G,) place and number of each group's points."""
+    """Points (N, D) sorted by group; of (N,) each point's group; first (G,) and count (G,) place and number of each group's points.
+
+    `spans` are the same as (group, start, end), in blocks, for the processor that starts the work on a device.
+    """
 
     points: Tensor
     of: Tensor
     first: Tensor
     count: Tensor
+    spans: Sequence[tuple[int, int, int]]
 
 
 def kmeans(points: Tensor, groups: Tensor, num_groups: int, k: int, *, seed: int, iterations: int = 30) -> tuple[Tensor, Tensor]:
@@ -27,9 +30,8 @@ def kmeans(points: Tensor, groups: Tensor, num_groups: int, k: int, *, seed: int
     is farthest from its centre. A group of at most k points has them as its centres. The same seed gives the same centres,
     whatever other groups there are; dtype and device are those of the points (spec 2.6).
     """
-    order = groups.argsort(stable=True)
-    count = torch.bincount(groups, minlength=num_groups)
-    sorted_ = _Groups(points[order], groups[order], count.cumsum(0) - count, count)
+    sorted_ = _sort(points, groups, num_groups)
+    count = sorted_.count
     exists = torch.arange(k, device=points.device) < count[:, None]
     if not len(points) or not k:
         return points.new_zeros(num_groups, k, points.shape[1]), exists
@@ -47,14 +49,30 @@ def kmeans(points: Tensor, groups: Tensor, num_groups: int, k: int, *, seed: int
     return centres * exists[:, :, None], exists
 
 
-def _distances(groups: _Groups, centres: Tensor, exists: Tensor) -> Tensor:
-    """Squared distances (N, k) of each point to its own group's centres; infinite where a centre does not exist."""
-    rows = max(1, _BLOCK // centres[0].numel())
-    blocks = [
-        (points[:, None] - centres[of]).square().sum(dim=2).masked_fill(~exists[of], torch.inf)
-        for points, of in zip(groups.points.split(rows), groups.of.split(rows), strict=True)
+def _sort(points: Tensor, groups: Tensor, num_groups: int) -> _Groups:
+    order = groups.argsort(stable=True)
+    count = torch.bincount(groups, minlength=num_groups)
+    first = count.cumsum(0) - count
+    spans = [
+        (group, start, min(start + _BLOCK, begin + size))
+        for group, (begin, size) in enumerate(zip(first.tolist(), count.tolist(), strict=True))
+        for start in range(begin, begin + size, _BLOCK)
     ]
-    return torch.cat(blocks)
+    return _Groups(points[order], groups[order], first, count, spans)
+
+
+def _distances(groups: _Groups, centres: Tensor, exists: Tensor) -> Tensor:
+    """Squared distances (N, k) float64 of each point to its own group's centres; infinite where a centre does not exist.
+
+    In the expanded form, for the sake of speed, and in double precision, as it loses digits between near points.
+    """
+    wide = centres.double()
+    squares = wide.square().sum(dim=2).masked_fill(~exists, torch.inf)
+    found = wide.new_empty(len(groups.points), centres.shape[1])
+    for group, start, end in groups.spans:
+        points = groups.points[start:end].double()
+        found[start:end] = points.square().sum(dim=1, keepdim=True) - 2 * points @ wide[group].T + squares[group]
+    return found.clamp_(min=0)
 
 
 def _plus_plus(groups: _Groups, k: int, seed: int) -> Tensor:
@@ -72,8 +90,8 @@ def _plus_plus(groups: _Groups, k: int, seed: int) -> Tensor:
         seeds.append(chosen)
         distance = _distances(groups, chosen[:, None], torch.ones_like(groups.first, dtype=torch.bool)[:, None])[:, 0]
         nearest = distance if nearest is None else torch.minimum(nearest, distance)
-        left = torch.zeros_like(groups.first, dtype=torch.float64).index_add_(0, groups.of, nearest.double())
-        weight = torch.where((left > 0)[groups.of], nearest.double(), 1.0)  # ones where all points coincide with a seed
+        left = torch.zeros_like(groups.first, dtype=torch.float64).index_add_(0, groups.of, nearest)
+        weight = torch.where((left > 0)[groups.of], nearest, 1.0)  # ones where all points coincide with a seed
     return torch.stack(seeds, dim=1)
 
 
