@@ -1,4 +1,4 @@
-# `make demo` and `make test` do everything on a machine with git, Python >= 3.11, make and g++.
+# `make demo` and `make test` do everything on a machine with git, Python >= 3.11.
 # Nothing outside this folder is changed: packages go to .venv, results to runs/.
 
 PYTHON ?= python3
@@ -13,14 +13,15 @@ INSTALLED := $(VENV)/.installed-$(KEY)
 INSTALLED_TEST := $(VENV)/.installed-test-$(KEY)
 INSTALLED_DEV := $(VENV)/.installed-dev-$(KEY)
 
-.PHONY: help setup demo test check crf clean
+.PHONY: help setup demo test check bench crf clean
 
 help:
 	@echo "make demo    install, then run the whole pipeline on generated images and print the scores"
 	@echo "make test    install, then run the tests (PYTEST_ARGS='-k labels' for some of them)"
 	@echo "make check   install, then ruff and mypy"
 	@echo "make setup   only install, into $(VENV)"
-	@echo "make crf     try once more to build the dense CRF back end (needs g++)"
+	@echo "make bench   install, then measure speeds, the dense CRF's on real photos (RCA_VOC_PART=DIR says where they are)"
+	@echo "make crf     build pydensecrf2, which the dense CRF is compared with (needs g++)"
 	@echo "make clean   remove $(VENV), caches and build output (not runs/)"
 	@echo
 	@echo "PYTHON=python3.12    the interpreter that $(VENV) is made with (now: $(PYTHON))"
@@ -37,6 +38,10 @@ test: $(INSTALLED_TEST)
 check: $(INSTALLED_DEV)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+bench: $(INSTALLED_TEST)
+	$(VENV)/bin/python benchmarks/eval_rate.py
+	$(VENV)/bin/python benchmarks/crf_rate.py --processes 2 --out runs/crf_rate.json
 
 crf: $(INSTALLED)
 	$(PIP) install -e '.[crf]'
@@ -57,13 +62,13 @@ $(INSTALLED):
 	@echo "installing rcatool and what it needs into $(VENV) (torch is large: minutes and gigabytes)"
 	$(if $(TORCH_INDEX),$(PIP) install --index-url $(TORCH_INDEX) torch torchvision)
 	$(PIP) install -e .
-	@echo "building pydensecrf2, the dense CRF back end (about a minute)"
-	@$(PIP) install -e '.[crf]' >$(VENV)/crf.log 2>&1 || { echo "notice: pydensecrf2 could not be built (see $(VENV)/crf.log), so there is no dense CRF."; \
-	  echo "notice: everything else works; use --set pseudo.crf=none. With g++ installed, 'make crf' tries again."; }
 	@touch $@
 
 $(INSTALLED_TEST): $(INSTALLED)
 	$(PIP) install -e '.[test]'
+	@echo "building pydensecrf2, which the dense CRF is compared with (about a minute)"
+	@$(PIP) install -e '.[crf]' >$(VENV)/crf.log 2>&1 || \
+	  echo "notice: pydensecrf2 could not be built (see $(VENV)/crf.log): the comparisons with it are skipped. 'make crf' tries again."
 	@touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)

@@ -12,7 +12,7 @@ from rcatool.errors import DataError
 from rcatool.files import atomic_save
 
 # What reading a broken npz raises: RuntimeError for odd flags of the archive, TypeError for a plain npy, MemoryError for a huge shape.
-_BROKEN = (OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error)
+BROKEN_ARCHIVE = (OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 def cam_size(height: int, width: int, stride: int) -> tuple[int, int]:
@@ -53,7 +53,7 @@ def load_cam(path: Path, *, size: tuple[int, int], num_classes: int = MAX_CLASSE
             keys, cam, stored = archive["keys"], archive["cam"], archive["size"]
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such CAM file", hint="rca make-pseudo makes what is missing") from error
-    except _BROKEN as error:
+    except BROKEN_ARCHIVE as error:
         raise DataError(f"{path}: not a readable CAM file ({error})", hint="delete it, then rca make-pseudo makes it again") from error
     problem = _problem(keys, cam, stored, size=size, num_classes=num_classes)
     if problem:

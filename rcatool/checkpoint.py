@@ -44,13 +44,18 @@ def load_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def save_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+def save_training(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, *, accumulator: nn.Module | None = None
+) -> None:
     """Write what training needs to go on after `epoch` epochs."""
-    save_state(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch})
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
+    save_state(path, state | ({"accumulator": accumulator.state_dict()} if accumulator is not None else {}))
 
 
-def resume_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Fill model and optimizer from `path`, if it is there, and return the number of epochs they have seen.
+def resume_training(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, accumulator: nn.Module | None = None
+) -> int:
+    """Fill model, optimizer and accumulator from `path`, if it is there, and return the number of epochs they have seen.
 
     Raises `DataError` if the file is broken or belongs to another training.
     """
@@ -61,6 +66,8 @@ def resume_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         state = load_state(path)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        if accumulator is not None:
+            accumulator.load_state_dict(state["accumulator"])
         return int(state["epoch"])
     except DataError as error:
         raise DataError(error.message, hint) from error

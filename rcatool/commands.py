@@ -9,7 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from rcatool import __version__, coco_command, console, inspect_commands, prepare_commands, score_commands
+from rcatool import (
+    __version__,
+    cam_commands,
+    coco_command,
+    console,
+    inspect_commands,
+    prepare_commands,
+    score_commands,
+    weights_command,
+)
 from rcatool.errors import SetupError
 from rcatool.export_commands import export_app
 from rcatool.options import DEFAULT_RUN, Debug, Device, Force, Json, Quiet, RunDir, Settings, request
@@ -26,6 +35,8 @@ prepare_commands.app.command("coco")(coco_command.prepare_coco)
 app.add_typer(prepare_commands.app, name="prepare")
 app.add_typer(export_app, name="export")
 app.add_typer(score_commands.app)
+app.command("import-cams")(cam_commands.import_cams)
+app.command("convert-weights")(weights_command.convert_weights)
 app.add_typer(inspect_commands.app, name="inspect")
 
 DEMO_RUN = Path("runs/demo")

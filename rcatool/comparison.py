@@ -11,7 +11,8 @@ from rcatool.scorecard import paired
 from rcatool.steps import STEPS
 from rcatool.tally import PhotoTable, read_photo_tables
 
-TARGETS = ("seg", "pseudo", "cam")  # the last step of the pipeline that both have is what people mean
+TARGETS = ("seg", "pseudo", "refined", "cam")  # the last step of the pipeline that both have is what people mean
+THRESHOLDED = ("refined", "cam")
 
 
 def compare(first: Path, second: Path, target: str | None = None) -> dict[str, Any]:
@@ -29,7 +30,8 @@ def compare(first: Path, second: Path, target: str | None = None) -> dict[str, A
     chosen = target or both[0]
     a, b = (found[chosen] for found in scores)
     _check_same(runs, a, b)
-    name = "cam_from_tune" if chosen == "cam" and all("threshold_from_tune" in found for found in (a, b)) else chosen
+    from_tune = chosen in THRESHOLDED and all("threshold_from_tune" in found for found in (a, b))
+    name = f"{chosen}_from_tune" if from_tune else chosen
     tables = [_table(run, name) for run in runs]
     if tables[0].ids != tables[1].ids:
         raise DataError("the two runs were scored on different photos", "prepare both from the same lists")
@@ -37,10 +39,10 @@ def compare(first: Path, second: Path, target: str | None = None) -> dict[str, A
     document = {"target": chosen, "list": a["list"], "images": a["images"], "ground_truth": a["protocol"]["ground_truth"]}
     document |= paired(tables[0], tables[1], names)
     for side, run, found in zip("ab", runs, (a, b), strict=True):
-        threshold = (found["threshold_from_tune"] if name == "cam_from_tune" else found)["threshold"]
+        threshold = (found["threshold_from_tune"] if from_tune else found)["threshold"]
         document[side] = {"run": str(run.root), "threshold": threshold, **document[side]}
-    if chosen == "cam":
-        document["threshold_rule"] = "chosen on tune" if name == "cam_from_tune" else "each at its own best (oracle)"
+    if chosen in THRESHOLDED:
+        document["threshold_rule"] = "chosen on tune" if from_tune else "each at its own best (oracle)"
     return document
 
 

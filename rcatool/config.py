@@ -2,97 +2,30 @@
 
 One frozen model per section. A value keeps its name on its way: `pseudo.bg_threshold` in YAML or `--set` is
 `config.pseudo.bg_threshold` in a stage and `bg_threshold=` in the function that uses it. Reading and writing files is
-`config_io`'s; which section belongs to which step is `steps.STEPS`'. The rules of all sections, and `data`, are in `config_data`.
+`config_io`'s; which section belongs to which step is `steps.STEPS`'. The rules of all sections, and `data`, are in
+`config_data`, those of stage 1 in `config_cls`.
 """
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from rcatool.config_cls import Backbone, Cls, Memory
 from rcatool.config_data import Data, Natural, NonNegative, Positive, PositiveFloat, Scale, Scales, Section, Unit
 
-Backbone = Literal["vgg16", "resnet50", "resnet101", "mobilenet_v2", "densenet169", "tiny"]
-
-
-class Cls(Section):
-    """Stage 1: the classification network whose maps become seeds."""
-
-    method: Literal["rca", "cam", "official"] = Field(
-        "rca", description="rca: with region memory; cam: the plain baseline, no memory; official: the released code's, to compare with"
-    )
-    backbone: Backbone = Field(
-        "resnet50", description="torchvision network, made fully convolutional (`tiny`: four small blocks, for demo and tests)"
-    )
-    weights: str = Field("imagenet", description="`imagenet` (downloaded by torchvision), `none`, or the path of a state dict")
-    output_stride: Literal[8, 16] = Field(16, description="input pixels per feature cell")
-    epochs: Positive = Field(10, description="passes over the training photos")
-    batch_size: Positive = Field(16, description="photos per step")
-    crop_size: Annotated[int, Field(ge=32, le=2048)] = Field(448, description="side of the square training crop, pixels")
-    resize_long: tuple[Positive, Positive] = Field((320, 640), description="range the long side is drawn from before cropping, pixels")
-    resize_square: bool = Field(False, description="resize photos to crop_size x crop_size instead, whatever their shape; no crop")
-    flip: bool = Field(True, description="mirror half of the training photos")
-    color_jitter: Unit = Field(0.3, description="strength of brightness, contrast and saturation changes (hue: a third of it); 0: off")
-    shuffle: bool = Field(True, description="draw a new order of the photos for each epoch")
-    lr: PositiveFloat = Field(0.01, description="learning rate of the backbone at the start")
-    head_lr: PositiveFloat = Field(0.1, description="learning rate of the heads at the start")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="SGD momentum")
-    nesterov: bool = Field(False, description="Nesterov's form of the momentum")
-    weight_decay: NonNegative = Field(1e-4, description="SGD weight decay, on weights only")
-    decay_all: bool = Field(False, description="weight decay on biases, too; batch norm's scales then train at the weights' rate")
-    schedule: Literal["poly", "step"] = Field("poly", description="learning rate: poly, or a tenth from each of step_epochs on")
-    poly_power: PositiveFloat = Field(0.9, description="power of the poly learning-rate schedule")
-    step_epochs: tuple[Positive, ...] = Field((5, 10), description="epochs (from 0) that the step schedule goes down at")
-    freeze_bn: bool = Field(True, description="keep batch norm at its pretrained statistics")
-    freeze_early: bool = Field(False, description="keep the layers up to the backbone's first level (stride 8) as pretrained")
-    head: Literal["1x1", "grouped"] = Field(
-        "1x1", description="1x1: the paper's; grouped: three 3x3 layers before it, for O in a stack for each class (many parameters)"
-    )
-    head_width: Positive = Field(512, description="channels of a grouped head's hidden layers")
-    p_weight: NonNegative = Field(0.4, description="rca, official: weight of the classification loss of the first map P")
-    feature_scale: Unit = Field(1.0, description="rca: factor of F beside the context in the O head's input; 1: the paper's concatenation")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "Cls":
-        if self.resize_long[0] > self.resize_long[1]:
-            raise ValueError(f"resize_long: {self.resize_long[0]} > {self.resize_long[1]}, expected [smallest, largest]")
-        return self
-
-
-class Memory(Section):
-    """The region memory: what is stored, contrasted and aggregated (method rca).
-
-    Of these, `official` has size, momentum, confidence, contrast_weight (of a sum over images), contrast_start, temperature,
-    mixup_beta, prototypes, prototypes_start and kmeans_iterations.
-    """
-
-    design: Literal["instance-ema", "fifo", "ring-ema"] = Field(
-        "instance-ema", description="one slot per (photo, tag), or `size` slots per class"
-    )
-    size: Positive = Field(500, description="slots per class (fifo, ring-ema)")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="share of the old entry kept when a slot is written again")
-    confidence: Unit = Field(0.3, description="a region is stored only if the tag's score exceeds this")
-    region_map: Literal["raw", "relu", "softmax"] = Field("raw", description="what of P is thresholded into a region")
-    region_threshold: Literal["mean", "max"] = Field("mean", description="above the spatial mean, or above region_theta x maximum")
-    region_theta: Unit = Field(0.3, description="share of the maximum (region_threshold max)")
-    contrast_weight: NonNegative = Field(
-        2e-4, description="weight of the semantic contrast (mean over regions) beside a mean classification loss; 0: off"
-    )
-    contrast_start: Natural = Field(2, description="first epoch (from 0) with the contrast")
-    temperature: PositiveFloat = Field(0.07, description="temperature of the contrast")
-    projection: Natural = Field(0, description="width of a linear layer that the contrast looks at regions through; 0: none")
-    mixup_beta: NonNegative = Field(8.0, description="Beta parameter of the region mix-up; 0: off")
-    prototypes: Natural = Field(10, description="k-means prototypes per class for the aggregation; 0: no aggregation")
-    prototypes_start: Natural = Field(1, description="first epoch (from 0) with the aggregation")
-    kmeans_iterations: Positive = Field(30, description="most Lloyd iterations")
-    attention: Literal["cosine", "centred", "dot"] = Field(
-        "cosine", description="similarity of a pixel and a prototype; centred: seen from the mean prototype"
-    )
-    attention_temperature: PositiveFloat = Field(0.07, description="temperature of the aggregation's softmax")
+CamFormat = Literal["irn", "psa", "seam", "puzzlecam", "clip-es", "mctformer", "npz"]
 
 
 class Cam(Section):
-    """CAM export."""
+    """CAM export, or import."""
 
+    source: str = Field("", description="folder of another program's CAM files (rca import-cams sets it); empty: our own network's CAMs")
+    source_format: CamFormat = Field("irn", description="source: the program that wrote the files")
+    source_first: Annotated[int, Field(ge=-1, le=1)] = Field(-1, description="source: number of its first class; -1: the format's")
+    source_missing: bool = Field(False, description="source: photos without a file are left out (their labels are all ignore)")
+    maps: Literal["network", "accumulated"] = Field(
+        "network", description="maps of the trained network, or those that training kept of its photos (cls.accumulate)"
+    )
     scales: Scales = Field((0.5, 1.0, 1.5, 2.0), description="sizes the network sees each photo at")
     flip: bool = Field(True, description="also the mirrored photo")
     stride: Annotated[int, Field(ge=1, le=16)] = Field(4, description="pixels per stored CAM cell")
@@ -104,32 +37,92 @@ class Cam(Section):
     region_background: Unit = Field(
         0.2, description="pixels where no map reaches this, divided by the round's number, make up the background region"
     )
+    region_memory: Natural = Field(0, description="photos per class whose regions are remembered, to redraw maps with; 0: none")
+    region_share: Unit = Field(0.7, description="share of what the region memory recalls in a region that pixels are compared with")
+    region_temperature: PositiveFloat = Field(0.1, description="temperature of the attention that recalls")
 
 
 class Refine(Section):
-    """Propagation of CAMs before they become labels."""
+    """Propagation of CAMs before they become labels: a random walk along affinities of neighbouring cells."""
 
-    method: Literal["none"] = Field("none", description="none: CAMs are used as exported")
+    method: Literal["none", "walk", "affinity", "irn"] = Field(
+        "none",
+        description="none: CAMs as exported; walk: along affinities of the classifier's features; affinity: of a trained network (PSA); "
+        "irn: around trained class boundaries (IRN)",
+    )
+    walk_radius: Annotated[int, Field(ge=2, le=32)] = Field(12, description="walk: reach of a step, cells of 8 pixels")
+    walk_beta: PositiveFloat = Field(8.0, description="walk: power of the affinities")
+    walk_steps: Positive = Field(32, description="walk: steps")
+    affinity_beta: PositiveFloat = Field(8.0, description="affinity: power of the affinities")
+    affinity_steps: Positive = Field(256, description="affinity: steps")
+    irn_beta: PositiveFloat = Field(10.0, description="irn: power of the affinities")
+    irn_steps: Positive = Field(256, description="irn: steps")
+
+
+class Affinity(Section):
+    """The network whose affinities refine CAMs (refine.method affinity, irn): its labels and its training."""
+
+    weights: str = Field("train-cls", description="of the frozen backbone (cls.backbone): `train-cls`, `imagenet`, `none`, or a path")
+    photos: Natural = Field(0, description="training photos to learn from, drawn at random; 0: all")
+    powers: tuple[PositiveFloat, PositiveFloat] = Field(
+        (4.0, 32.0), description="affinity: backgrounds (1 - max)^power: what beats the first is object, what the second beats background"
+    )
+    thresholds: tuple[Unit, Unit] = Field((0.3, 0.05), description="irn: two constant backgrounds, of the same meaning")
+    crf: Literal["auto", "none", "seed", "irn"] = Field(
+        "auto", description="dense CRF of its labels, as pseudo.crf; auto: seed for affinity, irn for irn"
+    )
+    epochs: Positive = Field(5, description="passes over these photos")
+    batch_size: Positive = Field(16, description="photos per step")
+    crop_size: Annotated[int, Field(ge=32, le=2048)] = Field(321, description="side of the square training crop, pixels")
+    resize_scale: tuple[Scale, Scale] = Field((0.5, 1.5), description="range of the random scale before cropping")
+    flip: bool = Field(True, description="mirror half of the training photos")
+    lr: PositiveFloat = Field(0.1, description="learning rate at the start")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="SGD momentum")
+    weight_decay: NonNegative = Field(1e-4, description="SGD weight decay, on weights only")
+    poly_power: PositiveFloat = Field(0.9, description="power of the poly learning-rate schedule")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Affinity":
+        if self.resize_scale[0] > self.resize_scale[1]:
+            raise ValueError(f"resize_scale: {self.resize_scale[0]} > {self.resize_scale[1]}, expected [smallest, largest]")
+        if self.powers[0] > self.powers[1] or self.thresholds[0] < self.thresholds[1]:
+            raise ValueError(f"powers: {self.powers}, thresholds: {self.thresholds}: the first must be the stronger background")
+        return self
 
 
 class Pseudo(Section):
     """CAMs to pseudo labels."""
 
-    background: Literal["threshold", "power"] = Field("threshold", description="background score: a constant, or (1 - max)^bg_power")
-    bg_threshold: Unit = Field(0.3, description="constant background score")
+    rule: Literal["argmax", "confidence", "conflict"] = Field(
+        "argmax", description="what decides: the best score, IRN's two thresholds, or the doubts of RCA's released code"
+    )
+    background: Literal["threshold", "auto", "power", "saliency"] = Field(
+        "threshold", description="background score: a constant, one chosen from the CAMs, (1 - max)^bg_power, or 1 - saliency"
+    )
+    bg_threshold: Unit = Field(0.3, description="background threshold: the constant")
     bg_power: PositiveFloat = Field(4.0, description="exponent of (1 - max)")
     crf: Literal["none", "seed", "irn"] = Field(
         "seed", description="dense CRF at full size: constants of the PSA/RCA seed CRF or of IRN's label CRF"
     )
-    crf_backend: Literal["auto", "pydensecrf"] = Field("auto", description="library that runs the CRF")
+    crf_backend: Literal["auto", "scipy", "torch", "pydensecrf"] = Field(
+        "auto", description="program of the CRF; auto: scipy on the CPU, torch on a GPU; all give the same labels"
+    )
     crf_iterations: Positive = Field(10, description="mean-field iterations")
-    confidence: Unit = Field(0.0, description="pixels whose best score is below this become ignore (255); 0: none")
+    confidence: Unit = Field(0.0, description="argmax: pixels whose best score is below this become ignore (255); 0: none")
+    sure_foreground: Unit = Field(0.30, description="confidence: a class must beat this constant background score")
+    sure_background: Unit = Field(0.05, description="confidence: background where no class beats this; between the two: ignore (255)")
+    conflict: Unit = Field(0.9, description="conflict: pixels with two scores above this become ignore (255)")
+    attention: Unit = Field(0.8, description="conflict: background with a class above this becomes ignore (255)")
+    uncertain: Annotated[int, Field(ge=0, le=256)] = Field(
+        32, description="conflict: background of this saliency (of 255) or more becomes ignore (255); 256: none"
+    )
+    smallest: Unit = Field(0.01, description="conflict: photos with less than this share of foreground are ignored as a whole")
 
 
 class Seg(Section):
     """The segmentation network."""
 
-    backbone: Backbone = Field("resnet101", description="torchvision network, dilated")
+    backbone: Backbone = Field("resnet101", description="network, dilated (as cls.backbone)")
     weights: str = Field("imagenet", description="`imagenet`, `none`, or the path of a state dict")
     output_stride: Literal[8, 16] = Field(8, description="input pixels per feature cell")
     aspp_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
@@ -179,6 +172,7 @@ class Config(Section):
     cls: Cls = Cls()
     memory: Memory = Memory()
     cam: Cam = Cam()
+    affinity: Affinity = Affinity()
     refine: Refine = Refine()
     pseudo: Pseudo = Pseudo()
     seg: Seg = Seg()

@@ -32,6 +32,7 @@ class Data(Section):
     masks: str = Field(
         "", description="mask folder (folder: or a COCO-style JSON file), relative to root; empty: SegmentationClass(Aug) (voc), none"
     )
+    saliency: str = Field("", description="folder: saliency maps, one 8-bit PNG per photo, relative to root; empty: none")
     train_list: str = Field("train", description="voc: list of training photos, by name under ImageSets/Segmentation")
     val_list: str = Field("val", description="voc: list of photos to score the segmentation network on")
     tune_list: str = Field("", description="voc: list of photos to choose settings and thresholds on; empty: none")

@@ -16,7 +16,7 @@ from rcatool.files import write_error
 from rcatool.optim import set_lr
 from rcatool.world import World
 
-LossFn = Callable[[tuple[Tensor, Tensor, Tensor]], dict[str, Tensor]]
+LossFn = Callable[[tuple[Tensor, ...]], dict[str, Tensor]]
 
 
 class TrainLog:
@@ -57,7 +57,7 @@ class TrainLog:
 def train_one_epoch(
     model: nn.Module,
     loss_fn: LossFn,
-    loader: Iterable[tuple[Tensor, Tensor, Tensor]],
+    loader: Iterable[tuple[Tensor, ...]],
     optimizer: torch.optim.Optimizer,
     *,
     schedule: tuple[int, Callable[[int], float]],
@@ -73,10 +73,10 @@ def train_one_epoch(
     done, rate = schedule
     for step, batch in enumerate(loader, start=done):
         set_lr(optimizer, rate(step))
-        images, targets, index = batch[0], *(part.to(world.device, non_blocking=True) for part in batch[1:])
-        images = images.to(world.device, non_blocking=True, memory_format=torch.channels_last)
+        images = batch[0].to(world.device, non_blocking=True, memory_format=torch.channels_last)
+        rest = [part.to(world.device, non_blocking=True) for part in batch[1:]]
         with world.autocast():
-            losses = loss_fn((images, targets, index))
+            losses = loss_fn((images, *rest))
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         optimizer.step()
@@ -93,5 +93,5 @@ def _check_finite(means: dict[str, float], step: int) -> None:
     if bad:
         raise TrainingError(
             f"the loss is not finite at step {step} ({', '.join(bad)})",
-            hint="lower the learning rates (cls.lr, cls.head_lr; seg.lr, seg.head_lr); training restarts from the last epoch",
+            hint="lower the learning rates (cls.lr, cls.head_lr; affinity.lr; seg.lr, seg.head_lr); training restarts from the last epoch",
         )

@@ -1,4 +1,4 @@
-"""The commands `rca export ...`: labels in the formats of other tools."""
+"""The commands `rca export ...`: labels and CAMs in the formats of other tools."""
 
 import math
 from enum import StrEnum
@@ -12,7 +12,7 @@ from rcatool.errors import ConfigError
 from rcatool.options import DEFAULT_RUN, Debug
 
 export_app = typer.Typer(
-    help="Predictions, pseudo labels or any label PNGs in the formats of other tools.\n\nExample: rca export png --out masks"
+    help="Predictions, pseudo labels, any label PNGs or CAMs in the formats of other tools.\n\nExample: rca export png --out masks"
 )
 
 
@@ -28,6 +28,14 @@ class Competition(StrEnum):
 
     comp5 = "comp5"
     comp6 = "comp6"
+
+
+class Layout(StrEnum):
+    """How CAMs are stored."""
+
+    irn = "irn"
+    psa = "psa"
+    npz = "npz"
 
 
 class Photos(StrEnum):
@@ -148,6 +156,23 @@ def _png(
     from rcatool.export import png
 
     png.main(source, out, rgb=rgb, force=force)
+
+
+@export_app.command("cams")
+def _cams(
+    out: Folder,
+    format_: Annotated[Layout, typer.Option("--format", help="irn: what its walk takes; psa: {class: map}; npz: ours.")] = Layout.irn,
+    run: RunDir = DEFAULT_RUN, force: Force = False, quiet: Quiet = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """The CAMs of a run, for other people's programs.
+
+    Example: rca export cams --run runs/voc --format irn --out cams
+    """
+    console.configure(quiet=quiet)
+    from rcatool.export import cams
+    from rcatool.run import Run
+
+    cams.main(Run(run), out, layout=format_.value, force=force)
 
 
 def _source(

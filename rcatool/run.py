@@ -20,6 +20,7 @@ from rcatool.config import Config
 from rcatool.errors import DataError, StageError
 from rcatool.files import atomic_write, read_json, write_error
 from rcatool.lock import exclusive
+from rcatool.outside import outside_files
 from rcatool.steps import STEPS, State, Step
 
 _RECORD = {"status": str, "fingerprint": str, "settings": dict, "inputs": dict, "outside": dict}
@@ -102,7 +103,7 @@ class Run:
     def states(self, config: Config, *, until: str = "") -> dict[str, State]:
         """The state of every step in order (no further than `until`), if `config` were in force."""
         found: dict[str, State] = {}
-        for step in STEPS.values():
+        for step in steps.in_force(config).values():
             found[step.name] = self._state(step, config, found)
             if step.name == until:
                 break
@@ -120,7 +121,7 @@ class Run:
 
     def check_inputs(self, step: str, config: Config) -> None:
         """Raise StageError, naming what to type first, unless `step` has the inputs it needs."""
-        self._check_inputs(STEPS[step], config, self.states(config, until=step))
+        self._check_inputs(steps.in_force(config)[step], config, self.states(config, until=step))
 
     def begin(self, step: str, config: Config, *, force: bool = False) -> StepDir | None:
         """Make the directory of `step` ready to write to; None if the step is current already.
@@ -128,16 +129,16 @@ class Run:
         Resumes an unfinished or damaged step; a finished one that is stale (or `force`) goes to RUN/old. Raises StageError
         if an input is missing or stale, DataError if the record is broken (unless `force`).
         """
-        states = self.states(config, until=step)
+        states, this = self.states(config, until=step), steps.in_force(config)[step]
         if states[step].is_current and not force:
             console.log(f"{step}: up to date")
             return None
         record = self._record_or_none(step) if force else self.record(step, config)
-        self._check_inputs(STEPS[step], config, states)
-        for name in STEPS[step].optional_inputs:
+        self._check_inputs(this, config, states)
+        for name in this.optional_inputs:
             if states[name].is_outdated:
                 console.warn(f"{step} leaves out {name}, which is {states[name].describe()}")
-        plan = self._plan(STEPS[step], config, states, record)
+        plan = self._plan(this, config, states, record)
         folder = self.dir(step)
         try:
             resumed = self._make_room(step, record, "" if force else plan.fingerprint, states[step])
@@ -194,7 +195,7 @@ class Run:
 
     def _plan(self, step: Step, config: Config, before: dict[str, State], record: dict[str, Any] | None) -> _Plan:
         settings = steps.settings_used(step, config)
-        outside = steps.outside_files(settings, config.data.root, record["outside"] if record else {})
+        outside = outside_files(settings, config.data.root, record["outside"] if record else {})
         settings |= {name: f"sha256:{file['sha256']}" for name, file in outside.items()}
         inputs: dict[str, str] = {}
         for name in (*step.inputs, *step.optional_inputs):
@@ -218,7 +219,7 @@ class Run:
             message += f"{', which' if by else ''} is {state.describe()}"
         elif not by:
             message += " is missing"
-        first = steps.first_to_make(step, {name for name, state in states.items() if state.is_current})
+        first = steps.first_to_make(step, {name for name, state in states.items() if state.is_current}, config)
         return StageError(message, STEPS[first].command(self.root, config))
 
     def _make_room(self, step: str, record: dict[str, Any] | None, fingerprint: str, state: State) -> bool:

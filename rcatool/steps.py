@@ -6,14 +6,14 @@ The settings and input digests of a step, hashed, are its fingerprint; comparing
 import hashlib
 import json
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rcatool import config_io
 from rcatool.config import Config
 from rcatool.config_data import Data
-from rcatool.files import sha256_file
 
 FORMAT = 1  # version of all files a step writes; a change makes every finished step stale
 
@@ -22,7 +22,8 @@ FORMAT = 1  # version of all files a step writes; a change makes every finished 
 class Step:
     """One step: `inputs` must be current before it starts, `optional_inputs` are used where they are.
 
-    `settings` are sections of the configuration. `word` is the command that makes it: `make-pseudo`.
+    `settings` are sections of the configuration. `word` is the command that makes it: `make-pseudo`. `methods` are the values of
+    `refine.method` that there is such a step for; empty: all.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Step:
     settings: tuple[str, ...]
     inputs: tuple[str, ...] = ()
     optional_inputs: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
 
     def command(self, run: Path, config: Config | None = None) -> str:
         """What to type to make this step."""
@@ -47,18 +49,49 @@ class Step:
         return f"{words} --run {shlex.quote(str(run))}"
 
 
+# Every step there can be; `in_force` leaves out those that a run's settings have no use for.
 STEPS: dict[str, Step] = {
     step.name: step
     for step in (
         Step("prepare", "prepare", ("data",)),
         Step("train-cls", "train-cls", ("cls", "memory", "seed"), ("prepare",)),
         Step("make-pseudo/cams", "make-pseudo", ("cam",), ("train-cls", "prepare")),
-        Step("make-pseudo/labels", "make-pseudo", ("refine", "pseudo"), ("make-pseudo/cams", "prepare")),
+        Step(
+            "make-pseudo/affinity", "make-pseudo", ("affinity", "seed"), ("make-pseudo/cams", "train-cls", "prepare"),
+            methods=("affinity", "irn"),
+        ),
+        Step(
+            "make-pseudo/refined", "make-pseudo", ("refine",), ("make-pseudo/cams", "make-pseudo/affinity", "train-cls", "prepare"),
+            methods=("walk", "affinity", "irn"),
+        ),
+        Step("make-pseudo/labels", "make-pseudo", ("refine", "pseudo"), ("make-pseudo/cams", "make-pseudo/refined", "prepare")),
         Step("train-seg", "train-seg", ("seg", "seed"), ("make-pseudo/labels", "prepare")),
         # The scores quote how CAMs and labels were made, so they are made again where that changed and the files did not.
-        Step("eval", "eval", ("eval", "cam", "refine", "pseudo"), ("prepare",), ("make-pseudo/cams", "make-pseudo/labels", "train-seg")),
+        Step(
+            "eval", "eval", ("eval", "cam", "affinity", "refine", "pseudo"), ("prepare",),
+            ("make-pseudo/cams", "make-pseudo/refined", "make-pseudo/labels", "train-seg"),
+        ),
     )
-}
+}  # fmt: skip
+
+
+def in_force(config: Config) -> dict[str, Step]:
+    """The steps of a run with these settings, in order; none has an input that is not among them. Imported CAMs need no network of ours."""
+    found = {name: step for name, step in STEPS.items() if not step.methods or config.refine.method in step.methods}
+    if config.cam.source:
+        found["make-pseudo/cams"] = replace(found["make-pseudo/cams"], inputs=("prepare",))
+    return {name: replace(step, inputs=_those(step.inputs, found), optional_inputs=_those(step.optional_inputs, found))
+            for name, step in found.items()}  # fmt: skip
+
+
+def is_needed(step: str, config: Config) -> bool:
+    """Whether anything that `config` asks for is made from `step`: with imported CAMs the classifier serves their refinement only."""
+    return step != "train-cls" or any(step in other.inputs for other in in_force(config).values())
+
+
+def _those(names: tuple[str, ...], among: Mapping[str, Step]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in among)
+
 
 @dataclass(frozen=True)
 class State:
@@ -106,11 +139,6 @@ def _prepare_coco(data: Data) -> str:
 # The settings of `runtime` belong to no step; this one says where, not what: it never makes a result stale.
 NOT_FINGERPRINTED = ("data.root",)
 
-# Settings that may name a file outside the run: the file's content counts, not its place.
-OUTSIDE_FILES = ("data.tags", "data.masks", "cls.weights", "seg.weights")
-NO_FILES = ("", "masks", "folders", "imagenet", "none")  # the values of these settings that name no file
-
-
 def settings_used(step: Step, config: Config) -> dict[str, Any]:
     """The settings that `step` depends on, by dotted name, as JSON values."""
     used: dict[str, Any] = {}
@@ -120,35 +148,34 @@ def settings_used(step: Step, config: Config) -> dict[str, Any]:
             continue
         if dotted.startswith("data.coco_") and config.data.dataset != "coco":
             continue
+        if dotted == "data.saliency" and not config.data.saliency:
+            continue
+        if section == "cam" and not _is_used(dotted, config):
+            continue
         if section == "memory" and config.cls.method == "cam":
             continue  # the plain CAM has no memory
+        if section in ("refine", "affinity") and not _has_say(dotted, config.refine.method):
+            continue
         value = config_io.get(config, dotted)
         used[dotted] = list(value) if isinstance(value, tuple) else value
     return used
 
 
-def outside_files(settings: dict[str, Any], root: str, known: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Path, size, time and digest of each file that `settings` name.
+def _is_used(dotted: str, config: Config) -> bool:
+    """Whether a setting of `cam` counts: imported CAMs depend on where they come from and the stride only, our own on all others."""
+    return (dotted.startswith("cam.source") or dotted == "cam.stride") if config.cam.source else not dotted.startswith("cam.source")
 
-    `known` is what an earlier call returned: a file with the same path, size and time is not read again, and a file that
-    is gone since counts as unchanged.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for name in OUTSIDE_FILES:
-        value = str(settings.get(name, ""))
-        if value in NO_FILES:
-            continue
-        path = Path(root, value) if name.startswith("data.") else Path(value)
-        before = known.get(name)
-        before = before if isinstance(before, dict) and before.get("path") == str(path) else None
-        if path.is_file():
-            status = path.stat()
-            seen = {"path": str(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-            unchanged = before is not None and all(before.get(key) == value for key, value in seen.items())
-            found[name] = before if unchanged and before else {**seen, "sha256": sha256_file(path)}
-        elif before is not None:
-            found[name] = before
-    return found
+
+# The settings of `affinity` that one method alone has; those of `refine` begin with their method's name.
+_ONLY_FOR = {"affinity.powers": "affinity", "affinity.thresholds": "irn"}
+
+
+def _has_say(dotted: str, method: str) -> bool:
+    """Whether a setting of `refine` or `affinity` means anything to a `refine.method`."""
+    section, _, name = dotted.partition(".")
+    if section == "refine":
+        return name == "method" or name.startswith(f"{method}_")
+    return method in STEPS["make-pseudo/affinity"].methods and _ONLY_FOR.get(dotted, method) == method
 
 
 def fingerprint(step: Step, settings: dict[str, Any], inputs: dict[str, str]) -> str:
@@ -157,11 +184,11 @@ def fingerprint(step: Step, settings: dict[str, Any], inputs: dict[str, str]) ->
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def first_to_make(step: str, current: set[str]) -> str:
+def first_to_make(step: str, current: set[str], config: Config) -> str:
     """The first step to make so that `step` can be made: itself, or one that it depends on and that is not in `current`."""
-    for name in STEPS[step].inputs:
+    for name in in_force(config)[step].inputs:
         if name not in current:
-            return first_to_make(name, current)
+            return first_to_make(name, current, config)
     return step
 
 

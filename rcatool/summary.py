@@ -10,7 +10,7 @@ from rcatool.data import census
 from rcatool.errors import DataError
 from rcatool.files import read_json
 from rcatool.run import Run
-from rcatool.steps import STEPS, State, first_to_make
+from rcatool.steps import STEPS, State, first_to_make, is_needed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,13 +23,21 @@ def status(run: Run, config: Config) -> dict[str, Any]:
         {
             "step": name,
             "state": state.kind,
-            "reasons": list(state.reasons),
+            "reasons": _reasons(name, state, config),
             "finished": _finished(run, name),
             "command": STEPS[name].command(run.root, config),
         }
         for name, state in states.items()
     ]
     return {"run": str(run.root), "steps": steps, "next": _next_command(run, config, states)}
+
+
+def _reasons(step: str, state: State, config: Config) -> list[str]:
+    if not is_needed(step, config):
+        return [*state.reasons, f"not needed: CAMs come from {config.cam.source}"]
+    if step == "make-pseudo/cams" and config.cam.source:
+        return [*state.reasons, f"imported from {config.cam.source} ({config.cam.source_format})"]
+    return list(state.reasons)
 
 
 def status_table(document: Mapping[str, Any]) -> "RenderableType":
@@ -52,8 +60,8 @@ def _finished(run: Run, step: str) -> str | None:
 def _next_command(run: Run, config: Config, states: Mapping[str, State]) -> str | None:
     current = {name for name, state in states.items() if state.is_current}
     for name, state in states.items():
-        if not state.is_current:
-            return STEPS[first_to_make(name, current)].command(run.root, config)
+        if not state.is_current and is_needed(name, config):
+            return STEPS[first_to_make(name, current, config)].command(run.root, config)
     return None
 
 

@@ -18,18 +18,21 @@ from rcatool import config_io, console
 from rcatool.config import Config
 from rcatool.config_data import Data
 from rcatool.errors import SetupError
+from rcatool.outside import NO_FILES
 from rcatool.run import Run
-from rcatool.steps import NO_FILES, STEPS, Step
+from rcatool.steps import Step, in_force, is_needed
 
 if TYPE_CHECKING:
     from rcatool.stages.verify_data import Verified
 
+CAMS = "make-pseudo/cams"
 AFTER_PREPARE = ("train-cls", "make-pseudo", "train-seg", "eval")
 
 # What to lower when a command runs out of memory.
 _LOWER = {
     "prepare": "--set runtime.workers=1",
     "train-cls": "a smaller cls.batch_size or cls.crop_size, or --set runtime.workers=1",
+    "import-cams": "--set runtime.workers=1",
     "make-pseudo": "--set runtime.workers=1, or smaller cam.scales",
     "train-seg": "a smaller seg.batch_size or seg.crop_size, or --set runtime.workers=1",
     "eval": "--set runtime.workers=1, or smaller eval.scales",
@@ -88,8 +91,20 @@ def run_stage(word: str, request: Request) -> None:
         if not has_work:
             console.log(f"{word}: up to date")
             return
-        run.check_inputs(_steps_of(word)[0].name, kept)  # before torch is loaded
+        run.check_inputs(_steps_of(word, kept)[0].name, kept)  # before torch is loaded
         _call(word, run, _on_device(kept, request), force=request.force)
+
+
+def import_cams(request: Request, assignments: Sequence[str]) -> None:
+    """Make other people's CAM files the CAMs of a run; `assignments` are the command's own options as settings."""
+    run = Run(request.run)
+    stored = run.read_config()
+    kept = _absolute(config_io.apply_settings(stored, [*assignments, *request.assignments]))
+    run.check_inputs(CAMS, kept)
+    with _writing(run):
+        _call("import-cams", run, _on_device(kept, request), force=request.force)
+        # Only now: files that cannot be used must not replace the settings of a run that works.
+        run.write_config(kept)
 
 
 def run_all(request: Request) -> None:
@@ -98,13 +113,13 @@ def run_all(request: Request) -> None:
     stored = run.read_config()
     kept = _absolute(config_io.apply_settings(stored, request.assignments))
     run.require("prepare", kept, by="run")
-    idle = not request.force and all(state.is_current for state in run.states(kept).values())
+    idle = not request.force and all(state.is_current for name, state in run.states(kept).items() if is_needed(name, kept))
     if not idle or kept != stored:
         with _writing(run):
             run.write_config(kept)
             for word in AFTER_PREPARE:
                 # Asked again each time: an earlier step that came out the same as before leaves the later ones current.
-                if request.force or _has_work(run, word, kept):
+                if is_needed(word, kept) and (request.force or _has_work(run, word, kept)):
                     _call(word, run, _on_device(kept, request), force=request.force)
     console.log("everything is up to date" if idle else f"done: the results are in {run.root}")
 
@@ -117,11 +132,11 @@ def demo(request: Request) -> None:
 
 def _has_work(run: Run, word: str, config: Config) -> bool:
     states = run.states(config)
-    return any(not states[step.name].is_current for step in _steps_of(word))
+    return any(not states[step.name].is_current for step in _steps_of(word, config))
 
 
-def _steps_of(word: str) -> list[Step]:
-    return [step for step in STEPS.values() if step.word == word]
+def _steps_of(word: str, config: Config) -> list[Step]:
+    return [step for step in in_force(config).values() if step.word == word]
 
 
 def _base_config(run: Run, dataset: str, preset: str | None) -> Config:
@@ -141,10 +156,10 @@ def _base_config(run: Run, dataset: str, preset: str | None) -> Config:
 def _absolute(config: Config) -> Config:
     """`config` with the paths that depend on the current folder written out."""
     changes = []
-    for name in ("data.root", "cls.weights", "seg.weights"):
+    for name in ("data.root", "cam.source", "cls.weights", "affinity.weights", "seg.weights"):
         value = config_io.get(config, name)
         path = Path(value).expanduser()
-        if value not in NO_FILES and not path.is_absolute() and (name == "data.root" or "/" in value or path.is_file()):
+        if value not in NO_FILES and not path.is_absolute() and (name in ("data.root", "cam.source") or "/" in value or path.is_file()):
             changes.append(f"{name}={path.absolute()}")
         elif str(path) != value and value.startswith("~"):
             changes.append(f"{name}={path}")

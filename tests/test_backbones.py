@@ -11,7 +11,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from rcatool.models.backbones import Backbone, build_backbone, freeze, freeze_batch_norm
 
 PUBLISHED = ("vgg16", "resnet50", "resnet101", "mobilenet_v2", "densenet169")
-WIDTHS = {"vgg16": 512, "resnet50": 2048, "resnet101": 2048, "mobilenet_v2": 1280, "densenet169": 1664, "tiny": 96}
+WIDTHS = {"vgg16": 512, "resnet38": 4096, "resnet50": 2048, "resnet101": 2048, "mobilenet_v2": 1280, "densenet169": 1664, "tiny": 96}
 STRIDED = ("resnet50", "resnet101", "mobilenet_v2")  # down to 1/32 by strided convolutions alone
 CLASSIFIER = ("classifier.", "fc.")
 

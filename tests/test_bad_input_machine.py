@@ -27,10 +27,11 @@ def _finished_run(rca: Rca, undisturbed: TinyRun, monkeypatch: pytest.MonkeyPatc
 def test_no_library_for_the_crf(rca: Rca, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "pydensecrf" else find(name, *rest))
-    message, hint = "needs the library pydensecrf, which is not installed", r"--set pseudo\.crf=none"
-    check(rca, Case("no CRF", (undo("make-pseudo/cams"),), "make-pseudo --set pseudo.crf=seed", 6, message, hint))
+    message, hint = "pydensecrf is not installed", r"--set pseudo\.crf_backend=auto"
+    command = "make-pseudo --set pseudo.crf=seed --set pseudo.crf_backend=pydensecrf"
+    check(rca, Case("no CRF", (undo("make-pseudo/cams"),), command, 6, message, hint))
     assert not Path("run/make-pseudo/cams").exists()  # known before hours of work, not after
-    assert rca("make-pseudo", "--set", "pseudo.crf=none").code == 0
+    assert rca("make-pseudo", "--set", "pseudo.crf=seed", "--set", "pseudo.crf_backend=auto").code == 0
 
 
 def test_a_library_that_does_not_load(rca: Rca, monkeypatch: pytest.MonkeyPatch) -> None:

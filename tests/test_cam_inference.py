@@ -11,7 +11,7 @@ from rcatool.config import Cam
 from rcatool.data.manifest import Sample, draft
 from rcatool.errors import DataError
 from rcatool.models.backbones import build_backbone
-from rcatool.stages.make_pseudo import photo_cam
+from rcatool.stages.make_pseudo import photo_maps
 from rcatool.world import World
 
 WORLD = World(torch.device("cpu"), None)
@@ -84,7 +84,7 @@ def test_inference_is_float32_under_autocast_and_without_gradient() -> None:
     assert not merged.requires_grad
 
 
-def test_photo_cam_peaks_at_one_for_each_tag() -> None:
+def test_photo_maps_peaks_at_one_for_each_tag() -> None:
     net, photo = network(), sample(40, 48, (0, 3))
     views = [randn(2, 3, 40, 48), randn(2, 3, 60, 72)]
 
@@ -92,22 +92,23 @@ def test_photo_cam_peaks_at_one_for_each_tag() -> None:
         maps: Tensor = net(images)
         return torch.stack([maps[:, 0], torch.zeros_like(maps[:, 0])], dim=1)  # class 3 is seen nowhere
 
-    keys, cam = photo_cam(lambda images: [forward(images)], views, photo, settings=Cam(), world=WORLD)
-    assert keys.tolist() == [0, 3]
+    cam, columns = photo_maps(lambda images: [forward(images)], views, photo, settings=Cam(), world=WORLD)
+    assert columns is None
     assert cam.shape == (2, 10, 12)
     assert cam.min() >= 0
     assert cam.max(axis=(1, 2)).tolist() == [1, 0]
 
 
-def test_photo_cam_of_one_plain_view_is_the_normalised_map() -> None:
+def test_photo_maps_of_one_plain_view_is_the_normalised_map() -> None:
     net, image = network(), randn(1, 3, 40, 48)
     with torch.inference_mode():
         expected = net(image)[0, :2]
     peak = expected.amax(dim=(1, 2), keepdim=True).clamp(min=1e-9)
-    _, cam = photo_cam(lambda images: [net(images)[:, :2]], [image], sample(40, 48, (0, 1)), settings=Cam(stride=STRIDE), world=WORLD)
+    settings = Cam(stride=STRIDE)
+    cam, _ = photo_maps(lambda images: [net(images)[:, :2]], [image], sample(40, 48, (0, 1)), settings=settings, world=WORLD)
     np.testing.assert_allclose(cam, (expected / peak).numpy(), rtol=1e-4)
 
 
 def test_a_cam_that_is_not_finite_is_refused() -> None:
     with pytest.raises(DataError, match="a.jpg: its CAM is not finite"):
-        photo_cam(lambda images: [images[:, :1] / 0], [randn(1, 3, 8, 8)], sample(8, 8, (0,)), settings=Cam(), world=WORLD)
+        photo_maps(lambda images: [images[:, :1] / 0], [randn(1, 3, 8, 8)], sample(8, 8, (0,)), settings=Cam(), world=WORLD)

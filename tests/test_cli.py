@@ -21,7 +21,8 @@ from rcatool.cli import main
 from rcatool.commands import app
 from rcatool.config import Config
 from rcatool.errors import TrainingError
-from rcatool.run import STEPS, Run
+from rcatool.run import Run
+from rcatool.steps import in_force
 
 Rca = Callable[..., Result]
 REPOSITORY = Path(__file__).parents[1]
@@ -42,7 +43,7 @@ class Stages:
     def main_of(self, word: str) -> Callable[..., None]:
         def stage(run: Run, config: Config, *, force: bool = False) -> None:
             self.calls.append((word, config))
-            for step in [step.name for step in STEPS.values() if step.word == word]:
+            for step in [step.name for step in in_force(config).values() if step.word == word]:
                 step_dir = run.begin(step, config, force=force)
                 if step_dir is not None:
                     self.before.get(word, lambda: None)()
@@ -126,6 +127,7 @@ OPTIONS = {
     | {"--root", "--variant", "--overlap", "--crowd", "--photos", "--tune-fraction", "--masks", "--masks-out", "--config", "--json"},
     "prepare folder": SHARED | {"--images", "--tags", "--masks", "--val-fraction", "--tune-fraction", "--config", "--json"},
     "prepare shapes": SHARED | {"--root", "--seed", "--config", "--json"},
+    "import-cams": (SHARED - {"--device"}) | {"--format", "--first-class", "--allow-missing"},
     "train-cls": SHARED,
     "make-pseudo": SHARED,
     "train-seg": SHARED,
@@ -140,10 +142,12 @@ OPTIONS = {
     "export labelme": EXPORT | {"--classes", "--tolerance", "--min-area"},
     "export yolo": EXPORT | {"--classes", "--tolerance", "--min-area", "--photos"},
     "export png": EXPORT | {"--classes", "--rgb"},
+    "export cams": {"--run", "--format", "--out", "--force", "--quiet", "--debug"},
     "inspect": set(),
     "inspect memory": {"--run", "--class", "--photos", "--out", "--force", "--device", "--quiet", "--debug"},
     "status": {"--run", "--json", "--debug"},
     "doctor": {"--run", "--json", "--debug"},
+    "convert-weights": {"--debug"},
 }
 
 

@@ -75,8 +75,9 @@ def test_cls_items(samples: list[Sample], tmp_path: Path) -> None:
     dataset = cls_dataset(samples, tmp_path)
     assert len(dataset) == 5
     for index in range(5):
-        image, tags, back = dataset[3, index]
+        image, tags, back, view = dataset[3, index]
         assert (image.shape, image.dtype, back) == ((3, 10, 10), torch.float32, index)
+        assert 8 <= max(view[:2].tolist()) <= 14
         assert tags.nonzero().flatten().tolist() == list(samples[index].classes)
         padded = max(0, 10 - round(SIZES[index][0] * 14 / max(SIZES[index])))
         assert int((image == 0).all(dim=0).sum()) >= padded * 10

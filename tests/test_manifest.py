@@ -29,6 +29,8 @@ sample_lists = st.lists(
         bytes=st.integers(1, 10**12),
         sha256=st.text("0123456789abcdef", min_size=16, max_size=16),
         mask_sha256=st.none() | st.text("0123456789abcdef", min_size=16, max_size=16),
+        saliency=st.none() | paths,
+        saliency_sha256=st.none() | st.text("0123456789abcdef", min_size=16, max_size=16),
     ),
     unique_by=lambda sample: sample.id,
     max_size=6,

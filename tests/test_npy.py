@@ -151,6 +151,6 @@ def test_refuses_a_huge_or_missing_file(path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(DataError, match=r"cls_labels\.npy: cannot be read"):
         npy.read_tag_vectors(path)
     np.save(path, {"a": [1.0]})
-    monkeypatch.setattr(npy, "MAX_BYTES", 10)
+    monkeypatch.setattr(npy, "MAX_TAGS", 10)
     with pytest.raises(DataError, match="too large"):
         npy.read_tag_vectors(path)

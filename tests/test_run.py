@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from rcatool import config_io
 from rcatool.config import Config
 from rcatool.errors import DataError, SetupError, StageError
-from rcatool.run import STEPS, Run
+from rcatool.run import Run
+from rcatool.steps import in_force
 
 # Which steps a change of a section makes stale, from section 3 of the architecture, written out by hand.
 ALL = ("prepare", "train-cls", "make-pseudo/cams", "make-pseudo/labels", "train-seg", "eval")
@@ -28,12 +29,14 @@ STALE = {
     "memory": ALL[1:],
     "seed": ALL[1:],
     "cam": ALL[2:],
-    "refine": ALL[3:],
     "pseudo": ALL[3:],
     "seg": ALL[4:],
     "eval": ALL[5:],
     "runtime": (),
+    "affinity": (),
 }
+REFINED = (*ALL[:3], "make-pseudo/refined", *ALL[3:])
+TRAINED = (*ALL[:3], "make-pseudo/affinity", *REFINED[3:])
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def make(run: Run, step: str, config: Config, content: str | None = None, *, for
 
 
 def make_all(run: Run, config: Config) -> list[str]:
-    return [step for step in STEPS if make(run, step, config)]
+    return [step for step in in_force(config) if make(run, step, config)]
 
 
 def kinds(run: Run, config: Config) -> dict[str, str]:
@@ -79,6 +82,8 @@ def another(dotted: str, config: Config) -> str:
     if isinstance(now, (int, float)) and not get_args(annotation):
         return str(now + 1) if isinstance(now, int) else str(now / 2 + 0.011)
     choices = [str(choice) for choice in get_args(annotation) if choice != now]
+    if dotted.endswith(".backbone"):  # names, but open-ended: those of timm belong to it
+        return "tiny"
     return choices[0] if choices else f"{now}x"
 
 
@@ -97,16 +102,57 @@ def test_each_setting_makes_exactly_its_steps_stale(run: Run, method: str) -> No
     make_all(run, config)
     tried = 0
     for dotted in config_io.settings():
-        if dotted in ("cls.method", "refine.method"):
-            continue  # the memory is its own test; there is no other refinement yet
         section = dotted.partition(".")[0]
-        elsewhere = dotted.startswith("data.coco_") or (section == "memory" and method == "cam")
+        if dotted == "cls.method" or section == "refine":
+            continue  # the memory is its own test, and so is refinement
+        elsewhere = dotted.startswith(("data.coco_", "cam.source_")) or (section == "memory" and method == "cam")
         stale = () if dotted == "data.root" or elsewhere else STALE[section]
         states = run.states(changed(config, f"{dotted}={another(dotted, config)}"))
         assert {name for name, state in states.items() if state.kind == "stale"} == set(stale), dotted
         assert all(any(reason.startswith(f"{dotted}: ") for reason in states[name].reasons) for name in stale), dotted
         tried += 1
-    assert tried == len(config_io.settings()) - 2
+    assert tried == len(config_io.settings()) - 1 - sum(dotted.startswith("refine.") for dotted in config_io.settings())
+
+
+@pytest.mark.parametrize(("method", "steps"), [("none", ALL), ("walk", REFINED), ("affinity", TRAINED), ("irn", TRAINED)])
+def test_settings_of_a_refinement_count_for_its_steps_alone(run: Run, method: str, steps: tuple[str, ...]) -> None:
+    config = changed(Config(), f"refine.method={method}")
+    assert make_all(run, config) == list(steps)
+    others = {"affinity.powers": "affinity", "affinity.thresholds": "irn"}
+    for dotted in config_io.settings():
+        section, _, name = dotted.partition(".")
+        if section not in ("refine", "affinity", "cam", "pseudo") or name == "method":
+            continue
+        if section in ("cam", "pseudo"):
+            first = {"cam": "make-pseudo/cams", "pseudo": "make-pseudo/labels"}[section]
+        elif section == "refine":
+            first = "make-pseudo/refined" if name.startswith(method) else ""
+        else:
+            first = "make-pseudo/affinity" if steps == TRAINED and others.get(dotted, method) == method else ""
+        states = run.states(changed(config, f"{dotted}={another(dotted, config)}"))
+        expected = steps[steps.index(first) :] if first else ()
+        assert {name for name, state in states.items() if state.kind != "current"} == set(expected), dotted
+
+
+def test_another_refinement_makes_the_steps_it_lacks_missing(run: Run) -> None:
+    make_all(run, Config())
+    walk, irn = (changed(Config(), f"refine.method={method}") for method in ("walk", "irn"))
+    assert kinds(run, walk) == dict.fromkeys(REFINED, "current") | {
+        "make-pseudo/refined": "missing", **dict.fromkeys(ALL[3:], "stale")
+    }  # fmt: skip
+    assert run.state("make-pseudo/labels", walk).reasons == (
+        "refine.method: none -> walk", "refine.walk_radius: (not used) -> 12", "refine.walk_beta: (not used) -> 8.0",
+        "refine.walk_steps: (not used) -> 32",
+    )  # fmt: skip
+    assert make_all(run, walk) == ["make-pseudo/refined", "make-pseudo/labels", "eval"]  # the stand-in labels come out as they were
+    assert kinds(run, irn)["make-pseudo/affinity"] == "missing"
+    assert kinds(run, irn)["make-pseudo/refined"] == "stale"
+    with pytest.raises(StageError, match="make-pseudo needs the output of make-pseudo") as caught:
+        run.begin("make-pseudo/refined", irn)
+    assert caught.value.hint == f"rca make-pseudo --run {run.root}"
+    # And back: the refined CAMs stay where they are, and nobody asks for them.
+    assert make_all(run, Config()) == ["make-pseudo/labels", "eval"]
+    assert "make-pseudo/refined" not in run.states(Config())
 
 
 def test_settings_of_coco_count_where_the_data_are_coco(run: Run) -> None:
@@ -493,7 +539,8 @@ ACTIONS = st.tuples(st.sampled_from(sorted(KNOBS)), st.integers(1, 2), st.sample
 def ideal(step: str, config: Config) -> str:
     """What `step` would hold, were everything made afresh."""
     knob = config_io.get(config, KNOBS[step]) if step in KNOBS else ""
-    inputs = [ideal(name, config) for name in (*STEPS[step].inputs, *STEPS[step].optional_inputs)]
+    this = in_force(config)[step]
+    inputs = [ideal(name, config) for name in (*this.inputs, *this.optional_inputs)]
     return hashlib.sha256(repr((step, knob, inputs)).encode()).hexdigest()
 
 

@@ -11,14 +11,16 @@ from rcatool.data.labels import IGNORE
 from rcatool.data.transforms import (
     MEAN,
     STD,
-    augment,
     color_jitter,
     crop_and_pad,
     crop_box,
+    draw_view,
     normalise,
     resize,
     scaled_size,
     to_tensor,
+    view_image,
+    view_label,
 )
 
 
@@ -28,6 +30,14 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def noise(height: int, width: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(rng(seed).integers(0, 256, (3, height, width), np.uint8))
+
+
+def augment(
+    image: Tensor, label: Tensor | None, *, size: tuple[int, int], crop_size: int, flip: bool, jitter: float, rng: np.random.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """Image and label seen in the same random way."""
+    view = draw_view(size, crop_size, flip=flip, rng=rng)
+    return view_image(image, view, jitter=jitter, rng=rng), None if label is None else view_label(label, view)
 
 
 def denormalise(image: Tensor) -> Tensor:

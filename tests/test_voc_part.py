@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from conftest import Result
 from PIL import Image
 from small_voc import write_list
@@ -58,7 +57,6 @@ def test_the_tag_file_of_the_field_says_the_same(voc_part: Path) -> None:
 
 
 def test_the_pipeline_with_pretrained_weights_and_crf(rca: Rca, voc_part: Path, tmp_path: Path) -> None:
-    pytest.importorskip("pydensecrf", reason="the dense CRF back end is not installed")
     from rcatool.checkpoint import load_state
 
     run, root = tmp_path / "run", few_photos(voc_part, tmp_path / "VOC2012")

@@ -88,10 +88,11 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
     "missing": (lambda s: {k: v for k, v in s.items() if k != FIRST}, rf"lack {FIRST}$"),
     "unknown": (lambda s: s | {"features.99.bias": torch.ones(1)}, r"unknown features\.99\.bias$"),
     "shape": (lambda s: s | {FIRST: torch.ones(24, 1, 3, 3)}, rf"wrong shape for {FIRST} \(24, 1, 3, 3\), expected \(24, 3, 3, 3\)$"),
-    "many": (lambda s: {f"module.{k}": v for k, v in s.items()}, rf"lack {FIRST}, .* and \d+ more$"),
+    "many": (lambda s: {f"encoder.{k}": v for k, v in s.items()}, rf"lack {FIRST}, .* and \d+ more$"),
     "nan": (lambda s: s | {FIRST: torch.full((24, 3, 3, 3), float("nan"))}, rf"{FIRST} holds numbers that are not finite$"),
     "infinite": (lambda s: s | {FIRST: torch.full((24, 3, 3, 3), float("inf"))}, rf"{FIRST} holds numbers that are not finite$"),
-    "wrapped": (lambda s: {"state_dict": s, "epoch": 3}, "not a state dict"),
+    "wrapped": (lambda s: {"weights": s, "epoch": 3}, "not a state dict"),
+    "wrapped list": (lambda s: {"state_dict": list(s.values())}, "not a state dict"),
     "empty": (lambda s: {}, "not a state dict"),
     "numbered": (lambda s: dict(enumerate(s.values())), "not a state dict"),
     "list": (lambda s: list(s.values()), "holds list, expected a dict"),
@@ -108,6 +109,15 @@ def test_what_does_not_fit_is_named_and_not_loaded(case: str, tmp_path: Path) ->
         load_weights(model, "tiny", str(path))
     assert str(path) in caught.value.message
     assert_holds(model, before)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_training_checkpoint_loads(key: str, prefix: str, tmp_path: Path) -> None:
+    model, state = tiny(), state_of(tiny())
+    checkpoint = {key: {f"{prefix}{name}": value for name, value in state.items()}, "epoch": 3, "optimizer": {"lr": 0.1}}
+    load_weights(model, "tiny", str(save(tmp_path / "weights.pth", checkpoint)))
+    assert_holds(model, state)
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
@@ -207,3 +217,10 @@ def test_the_cache_is_not_executed_either(tmp_path: Path, monkeypatch: pytest.Mo
 def test_tiny_has_no_imagenet_weights() -> None:
     with pytest.raises(SetupError, match="no ImageNet weights for the backbone `tiny`"):
         load_weights(tiny(), "tiny", "imagenet")
+
+
+def test_resnet38_has_no_download() -> None:
+    model = tiny()
+    with pytest.raises(SetupError, match="no place to be downloaded from") as caught:
+        load_weights(model, "resnet38", "imagenet")
+    assert "rca convert-weights" in str(caught.value.hint)

@@ -18,6 +18,7 @@ from rcatool.data import transforms
 from rcatool.data.labels import read_mask
 from rcatool.data.manifest import Sample
 from rcatool.data.photos import read_image
+from rcatool.data.saliency import read_saliency
 from rcatool.errors import RcaError
 
 
@@ -52,8 +53,8 @@ class Variation:
     seed: int
 
 
-class _TrainingPhotos(Dataset[tuple[Tensor, Tensor, int]]):
-    """Photos to train on: (epoch, index) -> (image (3, S, S) float32, target, index)."""
+class _TrainingPhotos(Dataset[tuple[Any, ...]]):
+    """Photos to train on: (epoch, index) -> (image (3, S, S) float32, target, index), and more."""
 
     def __init__(self, samples: Sequence[Sample], root: Path, num_classes: int, variation: Variation) -> None:
         self.samples, self.root, self.num_classes, self.variation = list(samples), root, num_classes, variation
@@ -67,35 +68,44 @@ class _TrainingPhotos(Dataset[tuple[Tensor, Tensor, int]]):
         rng = np.random.default_rng([self.variation.seed, *key])
         return sample, transforms.to_tensor(read_image(self.root / sample.image)), rng
 
-    def _augment(
-        self, image: Tensor, label: Tensor | None, size: tuple[int, int], rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        vary = self.variation
-        return transforms.augment(
-            image, label, size=size, crop_size=vary.crop_size, flip=vary.flip, jitter=vary.color_jitter, rng=rng
-        )
+    def _view(self, size: tuple[int, int], rng: np.random.Generator) -> transforms.View:
+        return transforms.draw_view(size, self.variation.crop_size, flip=self.variation.flip, rng=rng)
 
 
 class ClsDataset(_TrainingPhotos):
-    """Training photos with tags: (epoch, index) -> (image (3, S, S) float32, tags (C,) float32, index).
+    """Training photos with tags: (epoch, index) -> (image (3, S, S) float32, tags (C,) float32, index, view (7,) int64).
 
-    The long side is drawn from `resize_long` before cropping; without it the whole photo is squeezed into the square.
+    The long side is drawn from `resize_long` before cropping; without it the whole photo is squeezed into the square. The view
+    says what part of the photo the image shows (`transforms.View.numbers`). With `saliency`, that part of the photo's saliency map
+    (S, S) float32 comes last.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], root: Path, num_classes: int, variation: Variation, *, resize_long: tuple[int, int] | None
+        self,
+        samples: Sequence[Sample],
+        root: Path,
+        num_classes: int,
+        variation: Variation,
+        *,
+        resize_long: tuple[int, int] | None,
+        saliency: bool = False,
     ) -> None:
         super().__init__(samples, root, num_classes, variation)
-        self.resize_long = resize_long
+        self.resize_long, self.saliency = resize_long, saliency
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
         sample, image, rng = self._start(key)
         size = (self.variation.crop_size, self.variation.crop_size)
         if self.resize_long is not None:
             long = int(rng.integers(self.resize_long[0], self.resize_long[1] + 1))
             size = transforms.scaled_size(*image.shape[-2:], long / max(image.shape[-2:]))
-        piece, _ = self._augment(image, None, size, rng)
-        return piece, tag_vector(sample, self.num_classes), key[1]
+        view = self._view(size, rng)
+        piece = transforms.view_image(image, view, jitter=self.variation.color_jitter, rng=rng)
+        item = piece, tag_vector(sample, self.num_classes), key[1], view.numbers
+        if not self.saliency:
+            return item
+        assert sample.saliency is not None
+        return *item, transforms.view_map(torch.from_numpy(read_saliency(self.root / sample.saliency, sample.size)), view)
 
 
 class SegDataset(_TrainingPhotos):
@@ -117,11 +127,9 @@ class SegDataset(_TrainingPhotos):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
         sample, image, rng = self._start(key)
         label = read_mask(self.labels / f"{sample.id}.png", num_classes=self.num_classes, size=sample.size)
-        scale = float(rng.uniform(*self.resize_scale))
-        size = transforms.scaled_size(*image.shape[-2:], scale)
-        piece, target = self._augment(image, torch.from_numpy(np.array(label)), size, rng)
-        assert target is not None
-        return piece, target.long(), key[1]
+        view = self._view(transforms.scaled_size(*image.shape[-2:], float(rng.uniform(*self.resize_scale))), rng)
+        piece = transforms.view_image(image, view, jitter=self.variation.color_jitter, rng=rng)
+        return piece, transforms.view_label(torch.from_numpy(np.array(label)), view).long(), key[1]
 
 
 class MultiScaleDataset(Dataset[tuple[int, list[Tensor]]]):

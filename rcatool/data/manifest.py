@@ -29,6 +29,8 @@ class Sample:
     bytes: int  # size of the photo's file
     sha256: str  # first 16 hex digits of the photo file's digest
     mask_sha256: str | None = None  # the same of the mask's file, where there is one
+    saliency: str | None = None  # the path of its saliency map, where data.saliency names a folder of them
+    saliency_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ def _parse(line: str, num_classes: int) -> Sample:
     _expect(isinstance(document.get("id"), str) and is_path_safe(document["id"]), document, "id", "a name usable for a file")
     _expect(document.get("split") in SPLITS, document, "split", f"one of {', '.join(SPLITS)}")
     _expect(_is_relative(document.get("image")), document, "image", "a path below data.root")
-    _expect("mask" not in document or _is_relative(document["mask"]), document, "mask", "a path below data.root")
+    for key in ("mask", "saliency"):
+        _expect(key not in document or _is_relative(document[key]), document, key, "a path below data.root")
     size: Any = document.get("size")
     _expect(isinstance(size, list) and len(size) == 2 and all(_is_int(n, 1) for n in size), document, "size", "[H, W]")
     classes: Any = document.get("classes")
@@ -138,12 +141,13 @@ def _parse(line: str, num_classes: int) -> Sample:
     in_order = classes == sorted(set(classes)) and all(c < num_classes for c in classes)
     _expect(in_order, document, "classes", f"sorted indices below {num_classes}")
     _expect(_is_int(document.get("bytes"), 1), document, "bytes", "a positive number")
-    digest, mask_digest = document.get("sha256"), document.get("mask_sha256")
-    _expect(isinstance(digest, str) and len(digest) == 16, document, "sha256", "16 hex digits")
-    _expect(mask_digest is None or (isinstance(mask_digest, str) and len(mask_digest) == 16), document, "mask_sha256", "16 hex digits")
+    _expect(_is_digest(document.get("sha256")), document, "sha256", "16 hex digits")
+    optional = {key: document.get(key) for key in ("mask_sha256", "saliency", "saliency_sha256")}
+    for key in ("mask_sha256", "saliency_sha256"):
+        _expect(optional[key] is None or _is_digest(optional[key]), document, key, "16 hex digits")
     return Sample(
         id=document["id"], split=document["split"], image=document["image"], mask=document.get("mask"),
-        size=(size[0], size[1]), classes=tuple(classes), bytes=document["bytes"], sha256=document["sha256"], mask_sha256=mask_digest,
+        size=(size[0], size[1]), classes=tuple(classes), bytes=document["bytes"], sha256=document["sha256"], **optional,
     )  # fmt: skip
 
 
@@ -155,6 +159,10 @@ def _expect(holds: bool, document: dict[str, Any], key: str, expected: str) -> N
 
 def _is_int(value: object, smallest: int) -> bool:
     return type(value) is int and value >= smallest  # a bool is an int to isinstance
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 16
 
 
 def _is_relative(value: object) -> bool:

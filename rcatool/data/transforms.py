@@ -1,5 +1,7 @@
 """Augmentation of an image, alone or jointly with its label map; all randomness comes from the generator passed in."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -75,22 +77,43 @@ def crop_and_pad(array: Tensor, crop: int, box: tuple[int, int, int, int], fill:
     return out
 
 
-def augment(
-    image: Tensor, label: Tensor | None, *, size: tuple[int, int], crop_size: int, flip: bool, jitter: float, rng: np.random.Generator
-) -> tuple[Tensor, Tensor | None]:
-    """Resize to `size`, mirror, change colours, crop: image uint8 (3, H, W) -> float32 (3, S, S); label likewise.
+class View(NamedTuple):
+    """How a training photo is looked at: resized to `size` (H, W), cut at the `box` of `crop_box`, mirrored afterwards."""
 
-    label uint8 (H, W) moves with the image by nearest neighbour; what the crop adds is mean colour and ignore (255).
-    """
-    image = resize(image, *size)
-    mirror = flip and rng.random() < 0.5
-    box = crop_box(*size, crop_size, rng)
-    piece = image[..., box[0] : box[0] + crop_size, box[1] : box[1] + crop_size]
-    piece = crop_and_pad(normalise(color_jitter(piece, jitter, rng)), crop_size, (0, 0, *box[2:]), 0.0)
-    if label is not None:
-        label = T.resize(label[None], list(size), InterpolationMode.NEAREST_EXACT)[0]
-        label = crop_and_pad(label, crop_size, box, IGNORE)
-    if mirror:
-        piece = piece.flip(-1)
-        label = None if label is None else label.flip(-1)
-    return piece, label
+    size: tuple[int, int]
+    box: tuple[int, int, int, int]
+    crop_size: int
+    mirror: bool
+
+    @property
+    def numbers(self) -> Tensor:
+        """H, W, top, left, pad_top, pad_left, mirror as int64 (7,), for a batch."""
+        return torch.tensor([*self.size, *self.box, self.mirror])
+
+
+def draw_view(size: tuple[int, int], crop_size: int, *, flip: bool, rng: np.random.Generator) -> View:
+    """A random crop of a photo resized to `size`; with `flip`, mirrored half of the time."""
+    mirror = flip and bool(rng.random() < 0.5)
+    return View(size, crop_box(*size, crop_size, rng), crop_size, mirror)
+
+
+def view_image(image: Tensor, view: View, *, jitter: float, rng: np.random.Generator) -> Tensor:
+    """An image uint8 (3, H, W) as `view` says, in changed colours: float32 (3, S, S); what the crop adds is the mean colour."""
+    top, left, *pads = view.box
+    piece = resize(image, *view.size)[..., top : top + view.crop_size, left : left + view.crop_size]
+    piece = crop_and_pad(normalise(color_jitter(piece, jitter, rng)), view.crop_size, (0, 0, *pads), 0.0)
+    return piece.flip(-1) if view.mirror else piece
+
+
+def view_map(values: Tensor, view: View) -> Tensor:
+    """A map float32 (H, W) as `view` says: (S, S); what the crop adds is 0."""
+    resized = T.resize(values[None], list(view.size), InterpolationMode.BILINEAR, antialias=True)[0]
+    piece = crop_and_pad(resized, view.crop_size, view.box, 0.0)
+    return piece.flip(-1) if view.mirror else piece
+
+
+def view_label(label: Tensor, view: View) -> Tensor:
+    """A label map uint8 (H, W) as `view` says, by nearest neighbour: (S, S); what the crop adds is ignore (255)."""
+    label = T.resize(label[None], list(view.size), InterpolationMode.NEAREST_EXACT)[0]
+    piece = crop_and_pad(label, view.crop_size, view.box, IGNORE)
+    return piece.flip(-1) if view.mirror else piece

@@ -1,19 +1,32 @@
-"""torchvision's classification networks made fully convolutional, at output stride 8 or 16."""
+"""Classification networks made fully convolutional, at output stride 8 or 16: torchvision's, and ResNet-38."""
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
+from rcatool.models.resnet38 import ResNet38
+
+
+class Body(Protocol):
+    """What a backbone is made of: a module that maps images to its levels, and names its first layers."""
+
+    def __call__(self, images: Tensor) -> list[Tensor]: ...
+
+    @property
+    def early_layers(self) -> list[nn.Module]: ...
+
 
 class Backbone(nn.Module):
-    """A feature extractor: images (B, 3, H, W) float32, normalised, to features (B, D, ceil(H/s), ceil(W/s)), not negative.
+    """A feature extractor: images (B, 3, H, W) float32, normalised, to features (B, D, ceil(H/s), ceil(W/s)).
 
-    `body` keeps torchvision's parameter names, so published state dicts load by name.
+    Features are not negative, but for those of timm, which are as the network makes them. `body` keeps the published
+    parameter names, so published state dicts load by name.
     """
 
-    def __init__(self, body: "_Features | _ResNetTrunk", out_channels: int, output_stride: int) -> None:
+    def __init__(self, body: "Body", out_channels: int, output_stride: int) -> None:
         super().__init__()
         self.body = body
         self.out_channels = out_channels
@@ -23,13 +36,19 @@ class Backbone(nn.Module):
         return self.pyramid(images)[-1]
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
-        """Features from fine to coarse, (B, D_i, h_i, w_i): two earlier levels, the first at stride 8 or finer, then the last."""
+        """Features from fine to coarse, (B, D_i, h_i, w_i): two earlier levels, the first at stride 8 or finer, then the last.
+
+        A vision transformer's levels are all at the stride of its patches.
+        """
         levels: list[Tensor] = self.body(images)
         return levels
 
     @property
     def early_layers(self) -> list[nn.Module]:
-        """The modules that the first level of the pyramid is made by, in their order."""
+        """The layers that may keep their pretrained weights (`cls.freeze_early`), in order.
+
+        Those that the first level of the pyramid is made by; of ResNet-38 those that EPS keeps.
+        """
         return self.body.early_layers
 
 
@@ -151,6 +170,7 @@ _BUILDERS: dict[str, Callable[[int], tuple[nn.Module, int]]] = {
     "resnet101": lambda stride: _resnet(torchvision.models.resnet101, stride),
     "mobilenet_v2": _mobilenet_v2,
     "densenet169": _densenet169,
+    "resnet38": lambda stride: (ResNet38(stride), 4096),
     "tiny": _tiny,
 }
 
@@ -158,8 +178,13 @@ _BUILDERS: dict[str, Callable[[int], tuple[nn.Module, int]]] = {
 def build_backbone(name: str, *, output_stride: int) -> Backbone:
     """Build a randomly initialised backbone by its setting's name, at output stride 8 or 16.
 
-    VGG16 at stride 8 follows the dilated layout of the WSSS literature (spec 2.2); ResNets dilate as torchvision does.
+    `timm:NAME` is a network of timm, at its own stride where it cannot be dilated. VGG16 at stride 8 follows the dilated layout
+    of the WSSS literature (spec 2.2); ResNets dilate as torchvision does.
     """
+    if name.startswith("timm:"):
+        from rcatool.models.timm_networks import build_timm  # which needs a library that is not always there
+
+        return Backbone(*build_timm(name.removeprefix("timm:"), output_stride))
     body, out_channels = _BUILDERS[name](output_stride)
     return Backbone(body, out_channels, output_stride)
 
@@ -167,7 +192,7 @@ def build_backbone(name: str, *, output_stride: int) -> Backbone:
 def freeze_batch_norm(model: nn.Module) -> None:
     """Put every batch norm of `model` in eval mode and take its affine parameters out of training."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):  # timm's norms with activation are kinds of these
             module.eval()
             for parameter in module.parameters():
                 parameter.requires_grad_(False)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn import functional as F
 
 
@@ -64,6 +64,33 @@ def pool_regions(features: Tensor, masks: Tensor, tags: Tensor) -> Regions:
         sums = torch.bmm(weight, features.flatten(2).transpose(1, 2))  # (B, C, D)
     image, cls = ((tags > 0) & (area > 0)).nonzero(as_tuple=True)
     return Regions(sums[image, cls] / area[image, cls].unsqueeze(1), image, cls)
+
+
+@torch.no_grad()
+def gather_regions(regions: Regions, photo: Tensor, score: Tensor) -> tuple[Regions, Tensor, Tensor]:
+    """The regions of all processes' batches in the order of their ranks, with photo (B,) and score (B, C) of those batches.
+
+    Every process gets the same, so that its memory stays the same as the others' (spec 2.6). In a single process these are the
+    arguments, detached. Batches must have the same size B.
+    """
+    alone = Regions(regions.features.detach(), regions.image, regions.cls)
+    if not distributed.is_initialized():
+        return alone, photo, score.detach()
+    batch = len(photo)
+    features, cls = (_all_rows(part) for part in (alone.features, alone.cls))
+    image = _all_rows(alone.image + distributed.get_rank() * batch)
+    return Regions(features, image, cls), _all_rows(photo), _all_rows(score.detach())
+
+
+def _all_rows(rows: Tensor) -> Tensor:
+    """The rows (n, ...) of all ranks, one after the other; n may differ."""
+    counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    longest = max(int(count) for count in counts)
+    padded = torch.cat([rows, rows.new_zeros(longest - len(rows), *rows.shape[1:])])
+    parts = [torch.empty_like(padded) for _ in counts]
+    distributed.all_gather(parts, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
 
 
 def mix_regions(regions: Regions, *, mixup_beta: float, generator: torch.Generator) -> Mixed:

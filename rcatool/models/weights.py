@@ -9,12 +9,12 @@ import torch
 import torchvision
 from torch import Tensor
 
-from rcatool.checkpoint import load_state
 from rcatool.errors import DataError, SetupError
 from rcatool.models.backbones import Backbone
+from rcatool.models.weight_files import is_mxnet, read_state
 
 # Parts of a classification network that a backbone does not have.
-_CLASSIFIER = ("classifier.", "fc.")
+_CLASSIFIER = ("classifier.", "fc.", "fc8.")
 # torchvision's own DenseNet file has `norm.1` where its network has `norm1`.
 _OLD_DENSE = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
@@ -22,19 +22,23 @@ _OLD_DENSE = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
 def load_weights(backbone: Backbone, name: str, weights: str) -> None:
     """Fill `backbone` (built as `name`) with `weights`: `none` (left as it is), `imagenet`, or the path of a state dict.
 
-    A state dict has torchvision's parameter names, may be half precision and may hold the classifier, which is left
-    out. Raises `SetupError` if the download fails and `DataError` if the file does not fit, naming the differences.
+    A state dict has the network's published parameter names, may be half precision and may hold the classifier, which is
+    left out. Raises `SetupError` if the download fails and `DataError` if the file does not fit, naming the differences.
     """
     if weights == "none":
         return
-    state = _download(name) if weights == "imagenet" else _read_file(Path(weights))
     expected = backbone.body.state_dict()
-    state = {_OLD_DENSE.sub(r"\1\2", key): value for key, value in state.items() if not key.startswith(_CLASSIFIER)}
-    _check(state, expected, weights)
+    if name.startswith("timm:"):
+        state = _timm_state(backbone, name, weights)
+    else:
+        state = _download(name) if weights == "imagenet" else _read_file(Path(weights))
+        state = {_OLD_DENSE.sub(r"\1\2", key): value for key, value in state.items() if not key.startswith(_CLASSIFIER)}
+    check_state(state, expected, weights)
     backbone.body.load_state_dict({key: value.to(expected[key].dtype) for key, value in state.items()}, strict=False)
 
 
-def _check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], weights: str) -> None:
+def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], weights: str) -> None:
+    """Raise `DataError` unless `state` has the names and shapes of `expected` and finite numbers; `weights` names the file."""
     # num_batches_tracked plays no part in inference and is missing in converted files.
     missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in expected]
@@ -54,29 +58,26 @@ def _check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], weights:
 
 
 def _read_file(path: Path) -> Mapping[str, Tensor]:
-    if not path.exists():
-        raise DataError(f"{path}: no such file", hint="weights are imagenet, none, or the path of a state dict")
-    return _read(path)
+    if path.is_file() and is_mxnet(path):
+        raise DataError(f"{path}: weights of MXNet, to be converted first", hint=f"rca convert-weights {path} OUT.safetensors")
+    return read_state(path)
 
 
-def _read(path: Path) -> Mapping[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+def _timm_state(backbone: Backbone, name: str, weights: str) -> dict[str, Tensor]:
+    from rcatool.models.timm_networks import downloaded_state, fitted_state
 
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{path}: not a readable safetensors file ({error})") from error
-    state = load_state(path)
-    if not state or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
-        raise DataError(f"{path}: not a state dict (names to tensors)")
-    return state
+    name, stride = name.removeprefix("timm:"), backbone.output_stride
+    given = None if weights == "imagenet" else _read_file(Path(weights))
+    state = downloaded_state(name, stride) if given is None else fitted_state(name, stride, given, weights)
+    return {f"net.{key}": value for key, value in state.items()}
 
 
 def _download(name: str) -> Mapping[str, Tensor]:
     if name == "tiny":
         raise SetupError("there are no ImageNet weights for the backbone `tiny`", hint="--set cls.weights=none --set seg.weights=none")
+    if name == "resnet38":
+        hint = "rca convert-weights ilsvrc-cls_rna-a1_cls1000_ep-0001.params OUT.safetensors, then --set cls.weights=OUT.safetensors"
+        raise SetupError("the ImageNet weights of resnet38 have no place to be downloaded from by themselves", hint)
     entry = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
     try:
@@ -90,6 +91,6 @@ def _download(name: str) -> Mapping[str, Tensor]:
             hint=f"put {entry.url} at {cached}, or name a file: --set cls.weights=PATH (seg.weights=PATH)",
         ) from error
     try:
-        return _read(cached)  # not torchvision's own reader, which would execute a pickle
+        return read_state(cached)  # not torchvision's own reader, which would execute a pickle
     except DataError as error:
         raise DataError(error.message, hint="delete it, and it is downloaded again") from error

@@ -1,5 +1,6 @@
 """The loss of a training step of stage 1 (spec 1.7), and what the region memory took in."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -9,9 +10,10 @@ from torch.nn import functional as F
 from rcatool.config import Config
 from rcatool.models.official import OfficialNet
 from rcatool.models.official_loss import OfficialRule, official_loss
-from rcatool.models.rca_net import RcaNet
+from rcatool.models.rca_net import Maps, RcaNet
 from rcatool.models.region_memory import RegionMemory, WriteRule
-from rcatool.models.regions import Regions, mix_regions, pool_regions, region_contrast, region_masks
+from rcatool.models.regions import Regions, gather_regions, mix_regions, pool_regions, region_contrast, region_masks
+from rcatool.models.saliency_loss import saliency_loss
 
 
 @dataclass
@@ -38,14 +40,15 @@ class StepState:
     generator: torch.Generator
     intake: Intake
     probe: bool = False
+    accumulate: Callable[..., object] | None = None  # takes maps (B, C, h, w), probabilities (B, C), where=(photo, view)
 
 
-def step_loss(model: RcaNet | OfficialNet, batch: tuple[Tensor, Tensor, Tensor], config: Config, state: StepState) -> dict[str, Tensor]:
+def step_loss(model: RcaNet | OfficialNet, batch: tuple[Tensor, ...], config: Config, state: StepState) -> dict[str, Tensor]:
     """The loss of a batch by the network's method."""
     if isinstance(model, RcaNet):
         return rca_loss(model, batch, config, state)
     contrast = config.memory.contrast_weight > 0 and state.epoch >= config.memory.contrast_start
-    losses, regions, score = official_loss(model, batch, official_rule(config), generator=state.generator if contrast else None)
+    losses, regions, score = official_loss(model, batch[:3], official_rule(config), generator=state.generator if contrast else None)
     sure = model.memory.update(regions, batch[2], score, rule=write_rule(config), epoch=state.epoch)
     state.intake.count(regions.cls, sure)
     return losses
@@ -57,23 +60,29 @@ def official_rule(config: Config) -> OfficialRule:
     return OfficialRule(p_weight=config.cls.p_weight, **{name: getattr(config.memory, name) for name in names})
 
 
-def rca_loss(model: RcaNet, batch: tuple[Tensor, Tensor, Tensor], config: Config, state: StepState) -> dict[str, Tensor]:
-    """The total loss of images (B, 3, S, S), tags (B, C), photo indices (B,), with its terms; then the memory is written.
+def rca_loss(model: RcaNet, batch: tuple[Tensor, ...], config: Config, state: StepState) -> dict[str, Tensor]:
+    """The total loss of a batch of `ClsDataset`, with its terms; then the memory is written.
 
-    Main term on O, p_weight x the same on P, contrast_weight x the semantic contrast; the plain CAM has P alone. With
+    Main term on O, p_weight x the same on P, contrast_weight x the semantic contrast; the plain CAM has P alone. Either map's
+    saliency loss comes with saliency_weight on top (spec 3.2). With
     `state.probe`, `grad_*` is the norm of each weighted term's gradient in F.
     """
-    images, tags, photo = batch
+    images, tags, photo, *more = batch
     maps = model(images)
     o_score = maps.final.float().mean(dim=(2, 3))
+    if state.accumulate is not None:
+        state.accumulate(maps.final.detach(), o_score.detach().sigmoid(), where=(photo, more[0]))
     terms = {"loss_o": (1.0, F.multilabel_soft_margin_loss(o_score, tags))}
     if model.memory is not None:
         terms["loss_p"] = config.cls.p_weight, F.multilabel_soft_margin_loss(maps.p.float().mean(dim=(2, 3)), tags)
         regions = find_regions(maps.features.float(), maps.p.float(), tags, config)
         if config.memory.contrast_weight > 0 and state.epoch >= config.memory.contrast_start:
             terms["loss_contrast"] = config.memory.contrast_weight, _contrast(model, model.memory, regions, config, state)
-        sure = model.memory.update(regions, photo, o_score.sigmoid(), rule=write_rule(config), epoch=state.epoch)
-        state.intake.count(regions.cls, sure)
+        everyone, photos, score = gather_regions(regions, photo, o_score.sigmoid())
+        sure = model.memory.update(everyone, photos, score, rule=write_rule(config), epoch=state.epoch)
+        state.intake.count(everyone.cls, sure)
+    if config.cls.saliency_weight > 0:
+        terms |= _saliency_terms(maps, tags, more[-1], config)
     total = sum((weight * term for weight, term in terms.values()), start=o_score.new_zeros(()))
     losses = {"loss": total, **{name: term for name, (_, term) in terms.items()}}
     if state.probe:
@@ -81,6 +90,19 @@ def rca_loss(model: RcaNet, batch: tuple[Tensor, Tensor, Tensor], config: Config
             gradient = torch.autograd.grad(weight * term, maps.features, retain_graph=True, allow_unused=True)[0]
             losses[name.replace("loss", "grad")] = total.new_zeros(()) if gradient is None else gradient.float().norm()
     return losses
+
+
+def _saliency_terms(maps: Maps, tags: Tensor, saliency: Tensor, config: Config) -> dict[str, tuple[float, Tensor]]:
+    """The saliency loss of the final map and, where that is not P, of P, with their weights."""
+    settings = config.cls
+    rule = {"overlap": settings.saliency_overlap, "share": settings.saliency_share}
+    weights = {"loss_saliency": (maps.final, maps.grounds[-1], settings.saliency_weight)}
+    if maps.o is not None:
+        weights["loss_saliency_p"] = maps.p, maps.grounds[0], settings.saliency_weight * settings.p_weight
+    return {
+        name: (weight, saliency_loss(torch.cat([classes, ground], dim=1), tags, saliency, **rule))
+        for name, (classes, ground, weight) in weights.items()
+    }
 
 
 def find_regions(features: Tensor, p: Tensor, tags: Tensor, config: Config) -> Regions:

@@ -1,8 +1,8 @@
 """Scores: CAMs over a threshold sweep, pseudo labels, and the segmentation network's predictions.
 
-What there is of make-pseudo/cams, make-pseudo/labels and train-seg -> eval/metrics.json, the counts that it was computed from
-(confusion.npz, per_image.npz) and eval/predictions/<id>.png. This and `prepare` are the only stages that read masks;
-predictions never see a tag.
+What there is of make-pseudo/cams, make-pseudo/refined, make-pseudo/labels and train-seg -> eval/metrics.json, the counts that it
+was computed from (confusion.npz, per_image.npz) and eval/predictions/<id>.png. This and `prepare` are the only stages that read
+masks; predictions never see a tag.
 """
 
 import json
@@ -26,11 +26,12 @@ from rcatool.models.deeplab import DeepLab
 from rcatool.pool import worker_count
 from rcatool.run import Run
 from rcatool.stages.networks import load_seg, read_data
-from rcatool.stages.targets import Scene, Target, cam_target, pseudo_target, seg_target
+from rcatool.stages.targets import Scene, Target, cam_target, pseudo_target, refined_target, seg_target
 from rcatool.world import World, make_world
 
 TARGETS: dict[str, tuple[str, Callable[[Scene], Target | None]]] = {
     "cam": ("make-pseudo/cams", cam_target),
+    "refined": ("make-pseudo/refined", refined_target),
     "pseudo": ("make-pseudo/labels", pseudo_target),
     "seg": ("train-seg", seg_target),
 }

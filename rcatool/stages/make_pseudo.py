@@ -1,10 +1,11 @@
 """CAMs and pseudo labels of the training photos (and of the tune photos, to choose settings on).
 
-train-cls/final.pt -> make-pseudo/cams/<id>.npz -> make-pseudo/labels/<id>.png. Reads photos and tags, never a mask. Both
-steps go photo by photo and skip what is already there.
+train-cls/final.pt -> make-pseudo/cams/<id>.npz (-> make-pseudo/refined/<id>.npz, by `refine.method`) -> make-pseudo/labels/<id>.png.
+Reads photos and tags, never a mask. Steps go photo by photo and skip what is already there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,30 +14,47 @@ import torch
 from torch import Tensor
 
 from rcatool import console
+from rcatool.auto_threshold import choose_threshold, mean_peak
 from rcatool.cam_inference import infer_levels
 from rcatool.cams import cam_size, normalise, resize, save_cam
 from rcatool.config import Cam, Config
 from rcatool.data.datasets import MultiScaleDataset, view_loader
 from rcatool.data.manifest import Sample, check_images, split
-from rcatool.errors import DataError
+from rcatool.errors import ConfigError, DataError
 from rcatool.models.rca_net import Maps
-from rcatool.models.region_cam import hypercolumns, region_cam
+from rcatool.models.region_cam import RegionBank, RegionRule, hypercolumns, region_cam
 from rcatool.pool import parallel_map, worker_count
-from rcatool.pseudo import LabelJob, LabelRule, make_label
-from rcatool.refine.crf import crf_params, require_backend
+from rcatool.pseudo import Doubts, LabelJob, LabelRule, make_label, read_job
+from rcatool.pseudo_batch import make_labels_batched
+from rcatool.refine.crf import choose_backend, crf_params
 from rcatool.run import Run
+from rcatool.stages import import_cams
+from rcatool.stages.accumulated import check_source, export_accumulated
+from rcatool.stages.affinity_training import label_crf, train_affinity
 from rcatool.stages.networks import ClsNet, load_cls, read_data
+from rcatool.stages.refinement import refine_cams
+from rcatool.stages.region_bank import choose_photos, load_bank, make_bank
+from rcatool.steps import in_force
 from rcatool.world import World, make_world
 
 REGION_STRIDE = 8  # pixels per cell of the comparison with regions: the finest level of most backbones
 
 
 def main(run: Run, config: Config, *, force: bool = False) -> None:
-    """Export CAMs, then make labels of them; each step only if it is not current."""
-    if config.pseudo.crf != "none":
-        require_backend(config.pseudo.crf_backend)  # before hours of CAMs, not after
-    run.require("train-cls", config)
-    export_cams(run, config, force=force)
+    """Export CAMs, or import them (cam.source), refine them where the settings say so, then make labels; each step only if not current."""
+    if config.pseudo.crf != "none" or label_crf(config) != "none":
+        choose_backend(config.pseudo.crf_backend, "cpu")  # before hours of CAMs, not after
+    if config.cam.source:
+        import_cams.main(run, config, force=force)
+    else:
+        check_source(config)
+        run.require("train-cls", config)
+        export_cams(run, config, force=force)
+    steps = in_force(config)
+    if "make-pseudo/affinity" in steps:
+        train_affinity(run, config, [sample for sample in _tagged(run, config)[0] if sample.split == "train"], force=force)
+    if "make-pseudo/refined" in steps:
+        refine_cams(run, config, _tagged(run, config)[0], force=force)
     make_labels(run, config, force=force)
 
 
@@ -48,7 +66,11 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
     world = make_world(device=config.runtime.device, precision=config.runtime.precision)
     samples, root = _tagged(run, config)
     model = load_cls(run, config, world)
+    bank = _region_bank(step.path / "regions.bank", model, run, config, world)
+    if config.cam.maps == "accumulated":
+        export_accumulated(run, config, step.path)  # training photos; the others have only the network's maps
     todo = [sample for sample in samples if not (step.path / f"{sample.id}.npz").exists()]
+    photo = {sample.id: number for number, sample in enumerate(samples)}
     _say("CAMs", len(samples), len(todo))
     dataset = MultiScaleDataset(todo, root, scales=config.cam.scales, flip=config.cam.flip)
     loader = view_loader(dataset, workers=min(2, worker_count(config.runtime.workers)))
@@ -56,28 +78,66 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
         bar.advance(len(samples) - len(todo))
         for index, views in loader:
             sample = todo[index]
-            keys, cam = photo_cam(_forward(model, config.cam, sample), views, sample, settings=config.cam, world=world)
-            save_cam(step.path / f"{sample.id}.npz", keys, cam, sample.size)
+            cam, columns = photo_maps(cam_forward(model, config.cam, sample), views, sample, settings=config.cam, world=world)
+            if columns is not None:
+                cam = redraw(cam, columns, sample, settings=config.cam, bank=bank, photo=photo[sample.id])
+            save_cam(step.path / f"{sample.id}.npz", np.asarray(sample.classes), cam, sample.size)
             bar.advance(1)
     run.commit(step, {**world.describe(), "photos": len(samples)})
 
 
 def make_labels(run: Run, config: Config, *, force: bool) -> None:
-    """Write make-pseudo/labels: background score, dense CRF and label rule, one photo per process at a time."""
+    """Write make-pseudo/labels: background score, dense CRF and label rule; on a CPU one photo per process at a time."""
     step = run.begin("make-pseudo/labels", config, force=force)
     if step is None:
         return
     samples, root = _tagged(run, config)
-    cams = run.dir("make-pseudo/cams")
-    jobs = [LabelJob(root / s.image, cams / f"{s.id}.npz", step.path / f"{s.id}.png", s.size) for s in samples]
+    cams = run.dir("make-pseudo/refined" if "make-pseudo/refined" in step.inputs else "make-pseudo/cams")
+    rule = label_rule(config)
+    if rule.background == "saliency":
+        _require_saliency(samples)
+    jobs = [
+        LabelJob(root / s.image, cams / f"{s.id}.npz", step.path / f"{s.id}.png", s.size, root / s.saliency if s.saliency else None)
+        for s in samples
+    ]
     todo = [job for job in jobs if not job.label.exists()]
-    _say("pseudo labels", len(jobs), len(todo))
-    work = partial(make_label, rule=label_rule(config))
+    device = make_world(device=config.runtime.device, precision=config.runtime.precision).device
+    about = {}
+    if rule.background == "auto":
+        rule = replace(rule, background="threshold", bg_threshold=_choose_threshold(jobs, config))
+        about["bg_threshold"] = rule.bg_threshold
+    rule = replace(rule, crf_backend=choose_backend(config.pseudo.crf_backend, device.type))
+    if rule.crf_params is not None:
+        about["crf"] = f"{rule.crf_backend} on {device if rule.crf_backend == 'torch' else 'cpu'}"
+    _say(f"pseudo labels (dense CRF: {about['crf']})" if "crf" in about else "pseudo labels", len(jobs), len(todo))
     with console.progress("make-pseudo labels", total=len(jobs)) as bar:
         bar.advance(len(jobs) - len(todo))
-        for _ in parallel_map(work, todo, workers=worker_count(config.runtime.workers), bar=bar.advance):
-            pass
-    run.commit(step, {"photos": len(jobs)})
+        for done in _label(todo, rule, str(device), worker_count(config.runtime.workers)):
+            bar.advance(done)
+    run.commit(step, {"photos": len(jobs), **about})
+
+
+def _choose_threshold(jobs: Sequence[LabelJob], config: Config) -> float:
+    """The background threshold that the CAMs themselves suggest; the same for the same CAMs, so that a resumed step goes on with it."""
+    with console.progress("background threshold", total=len(jobs)) as bar:
+        workers = worker_count(config.runtime.workers)
+        chosen = choose_threshold(parallel_map(_mean_peak, jobs, workers=workers, bar=bar.advance, chunk=16))
+    console.log(f"make-pseudo: background threshold {chosen}, chosen from the CAMs of {len(jobs)} photos (pseudo.background: auto)")
+    return chosen
+
+
+def _mean_peak(job: LabelJob) -> float | None:
+    return mean_peak(job.cam, job.size)
+
+
+def _label(jobs: list[LabelJob], rule: LabelRule, device: str, workers: int) -> Iterator[int]:
+    """Make the label files, by processes of their own or, with torch, in batches on the device; yields how many more are done."""
+    if rule.crf_params is not None and rule.crf_backend == "torch":
+        read = parallel_map(partial(read_job, rule=rule), jobs, workers=workers)
+        yield from make_labels_batched(zip(jobs, read, strict=True), rule, device=device)
+    else:
+        for _ in parallel_map(partial(make_label, rule=rule), jobs, workers=workers):
+            yield 1
 
 
 def label_rule(config: Config) -> LabelRule:
@@ -90,38 +150,71 @@ def label_rule(config: Config) -> LabelRule:
         crf=settings.crf,
         crf_params=None if settings.crf == "none" else crf_params(settings.crf, settings.crf_iterations),
         confidence=settings.confidence,
+        kind=settings.rule,
+        sure=(settings.sure_foreground, settings.sure_background),
+        doubts=Doubts(settings.conflict, settings.attention, settings.uncertain, settings.smallest),
     )
 
 
-def photo_cam(
-    forward: Callable[[Tensor], Sequence[Tensor]], views: Sequence[Tensor], sample: Sample, *, settings: Cam, world: World
-) -> tuple[np.ndarray, np.ndarray]:
-    """CAM of one photo: keys (K,) its classes, ascending; cam (K, ceil(H / stride), ceil(W / stride)) float32 in [0, 1].
+def _require_saliency(samples: Sequence[Sample]) -> None:
+    """Raise ConfigError unless every photo has a saliency map."""
+    lacking = sum(sample.saliency is None for sample in samples)
+    if lacking:
+        raise ConfigError(
+            f"pseudo.background saliency: {lacking} of {len(samples)} photos have no saliency map",
+            "rca prepare ... --set data.saliency=DIR, or --set pseudo.background=power",
+        )
 
-    `forward` gives the maps of the photo's classes and, where maps are redrawn from regions, the hypercolumns.
-    """
+
+def photo_maps(
+    forward: Callable[[Tensor], Sequence[Tensor]], views: Sequence[Tensor], sample: Sample, *, settings: Cam, world: World
+) -> tuple[np.ndarray, Tensor | None]:
+    """CAM of one photo (K, ceil(H / stride), ceil(W / stride)) float32 in [0, 1], and its hypercolumns if `forward` gives them."""
     sizes = [cam_size(*sample.size, stride) for stride in (settings.stride, REGION_STRIDE)]
     merged, *columns = infer_levels(forward, views, sizes[: 2 if settings.region_rounds else 1], world=world)
     if not bool(torch.isfinite(merged).all()):
         raise DataError(f"{sample.image}: its CAM is not finite", hint="train again: rca train-cls --force, with a lower cls.lr")
-    cam = normalise(merged.cpu().numpy())
-    if columns:
-        coarse = torch.from_numpy(normalise(resize(cam, *sizes[1]))).to(world.device)
-        drawn = region_cam(
-            columns[0], coarse, rounds=settings.region_rounds, sure=settings.region_sure, background=settings.region_background
-        )
-        cam = normalise(resize(drawn.cpu().numpy(), *sizes[0]))
-    return np.asarray(sample.classes), cam
+    return normalise(merged.cpu().numpy()), columns[0] if columns else None
 
 
-def _forward(model: ClsNet, settings: Cam, sample: Sample) -> Callable[[Tensor], Sequence[Tensor]]:
+def redraw(cam: np.ndarray, columns: Tensor, sample: Sample, *, settings: Cam, bank: RegionBank | None, photo: int) -> np.ndarray:
+    """The region maps of a photo, for its CAM (K, h, w) and hypercolumns (D, h', w'): (K, h, w) float32 in [0, 1]."""
+    coarse = torch.from_numpy(normalise(resize(cam, *columns.shape[-2:]))).to(columns.device)
+    drawn = region_cam(columns, coarse, _region_rule(settings), bank=bank, keys=sample.classes, photo=photo)
+    return normalise(resize(drawn.cpu().numpy(), *cam.shape[1:]))
+
+
+def _region_rule(settings: Cam) -> RegionRule:
+    return RegionRule(
+        settings.region_rounds, settings.region_sure, settings.region_background, settings.region_share, settings.region_temperature
+    )
+
+
+def _region_bank(path: Path, model: ClsNet, run: Run, config: Config, world: World) -> RegionBank | None:
+    """The region memory of the training photos, made first if there is none yet; None without the setting."""
+    settings = config.cam
+    if not settings.region_rounds or not settings.region_memory:
+        return None
+    samples, root = _tagged(run, config)
+    classes, _ = read_data(run)
+    train = split(samples, "train")
+    if not path.exists():
+        chosen = choose_photos(train, settings.region_memory, classes.num_classes, config.seed)
+        dataset = MultiScaleDataset(chosen, root, scales=settings.scales, flip=settings.flip)
+        views = view_loader(dataset, workers=min(2, worker_count(config.runtime.workers)))
+        looks = (photo_maps(cam_forward(model, settings, chosen[i]), v, chosen[i], settings=settings, world=world) for i, v in views)
+        make_bank(path, zip(chosen, looks, strict=True), settings=settings, total=len(chosen))
+    return load_bank(path, samples, num_classes=classes.num_classes, device=world.device)
+
+
+def cam_forward(model: ClsNet, settings: Cam, sample: Sample) -> Callable[[Tensor], Sequence[Tensor]]:
     """Images -> positive part of the exported map, of the sample's classes only, and the hypercolumns if they are needed."""
     keys = torch.as_tensor(sample.classes, dtype=torch.long)
 
     def forward(images: Tensor) -> Sequence[Tensor]:
         maps: Maps = model(images)
-        chosen = maps.p if settings.head == "p" else maps.final
-        outputs = [chosen[:, keys.to(chosen.device)].relu()]
+        seeds = maps.seeds(settings.head)
+        outputs = [seeds[:, keys.to(seeds.device)]]
         return [*outputs, hypercolumns(maps.pyramid)] if settings.region_rounds else outputs
 
     return forward

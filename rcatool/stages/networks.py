@@ -7,16 +7,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rcatool import console
 from rcatool.checkpoint import load_state
-from rcatool.config import Cls, Config, Seg
+from rcatool.config import Config, Seg
+from rcatool.config_cls import Cls
 from rcatool.data.datasets import Variation, tag_vector
 from rcatool.data.labels import ClassInfo, read_classes
 from rcatool.data.manifest import Sample, read_manifest, split
 from rcatool.errors import DataError
-from rcatool.models.backbones import build_backbone, freeze, freeze_batch_norm
+from rcatool.models.backbones import Backbone, build_backbone, freeze, freeze_batch_norm
 from rcatool.models.deeplab import DeepLab
 from rcatool.models.heads import HeadKind
 from rcatool.models.official import OfficialNet, noise_memory
@@ -24,19 +27,22 @@ from rcatool.models.rca_net import RcaNet
 from rcatool.models.region_memory import build_memory
 from rcatool.models.weights import load_weights
 from rcatool.optim import poly, sgd, step_decay
+from rcatool.refine.affinity import AffinityNet
+from rcatool.refine.irn import BoundaryNet
 from rcatool.run import Run
 from rcatool.steps import STEPS
 from rcatool.world import World
 
 M = TypeVar("M", bound=nn.Module)
+DROPOUT_STREAM = 2  # numbers of the other streams: stages/train_cls.py
 ClsNet = RcaNet | OfficialNet
+AffinityModel = AffinityNet | BoundaryNet
+AFFINITY_NETS: dict[str, type[AffinityNet] | type[BoundaryNet]] = {"affinity": AffinityNet, "irn": BoundaryNet}
 
 
 def cls_network(config: Config, tags: Tensor, *, pretrained: bool) -> ClsNet:
     """The classification network for training photos with tags (n, C) bool; `pretrained` loads the backbone's weights."""
-    backbone = build_backbone(config.cls.backbone, output_stride=config.cls.output_stride)
-    if pretrained:
-        load_weights(backbone, config.cls.backbone, config.cls.weights)
+    backbone = _backbone(config.cls, pretrained=pretrained)
     settings, memory = config.memory, None
     head = HeadKind(config.cls.head, config.cls.head_width)
     if config.cls.method == "official":
@@ -55,15 +61,38 @@ def cls_network(config: Config, tags: Tensor, *, pretrained: bool) -> ClsNet:
         feature_scale=config.cls.feature_scale,
         projection=settings.projection if settings.contrast_weight > 0 else 0,
         head=head,
+        background=config.cls.saliency_weight > 0,
     )
 
 
 def seg_network(config: Config, num_classes: int, *, pretrained: bool) -> DeepLab:
     """The segmentation network; `pretrained` loads the backbone's weights."""
-    backbone = build_backbone(config.seg.backbone, output_stride=config.seg.output_stride)
-    if pretrained:
-        load_weights(backbone, config.seg.backbone, config.seg.weights)
+    backbone = _backbone(config.seg, pretrained=pretrained)
     return DeepLab(backbone, num_classes, aspp_rates=config.seg.aspp_rates)
+
+
+def _backbone(settings: Cls | Seg, *, pretrained: bool) -> Backbone:
+    backbone = build_backbone(settings.backbone, output_stride=settings.output_stride)
+    if pretrained and backbone.output_stride != settings.output_stride:
+        console.log(f"{settings.backbone}: a feature cell is {backbone.output_stride} pixels wide, not {settings.output_stride}")
+    if pretrained:
+        load_weights(backbone, settings.backbone, settings.weights)
+    return backbone
+
+
+def affinity_network(run: Run, config: Config, world: World) -> AffinityModel:
+    """The network of `refine.method` affinity or irn, on the trained backbone of the classifier or the one `affinity.weights` names."""
+    if config.affinity.weights == "train-cls":
+        backbone = load_cls(run, config, world).backbone
+    else:
+        backbone = build_backbone(config.cls.backbone, output_stride=config.cls.output_stride)
+        load_weights(backbone, config.cls.backbone, config.affinity.weights)
+    return AFFINITY_NETS[config.refine.method](backbone.cpu())
+
+
+def seed_dropout(seed: int, epoch: int) -> None:
+    """Let what a network draws while it trains (dropout) depend on (seed, epoch) alone, so that resuming changes nothing."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, DROPOUT_STREAM]).generate_state(1, np.uint64)[0] >> 1))
 
 
 def freeze_layers(model: ClsNet | DeepLab, settings: Cls | Seg) -> None:
@@ -106,6 +135,14 @@ def load_seg(run: Run, config: Config, world: World) -> DeepLab:
     classes, _ = read_data(run)
     model = seg_network(config, classes.num_classes, pretrained=False)
     return _load(model, run.dir("train-seg") / "final.pt", classes, _again(run, "train-seg"), world)
+
+
+def load_affinity(run: Run, config: Config, world: World) -> AffinityModel:
+    """The trained affinity network of a run, in eval mode on the device."""
+    classes, _ = read_data(run)
+    backbone = build_backbone(config.cls.backbone, output_stride=config.cls.output_stride)
+    path = run.dir("make-pseudo/affinity") / "final.pt"
+    return _load(AFFINITY_NETS[config.refine.method](backbone), path, classes, _again(run, "make-pseudo/affinity"), world)
 
 
 def read_data(run: Run) -> tuple[ClassInfo, list[Sample]]:

@@ -19,6 +19,7 @@ from rcatool.data.mask_digest import content_digest
 from rcatool.data.phash import perceptual_hash
 from rcatool.data.photo_files import PHOTO_SUFFIXES, files_below
 from rcatool.data.photos import has_more_pictures, read_image
+from rcatool.data.saliency import add_saliency, read_saliency
 from rcatool.errors import ConfigError, DataError
 from rcatool.files import atomic_write, sha256_file
 from rcatool.pool import parallel_map, worker_count
@@ -81,6 +82,13 @@ def _generate(root: Path, config: Config) -> None:
 
 
 def _find(root: Path, config: Config) -> Dataset:
+    dataset, folder = _find_photos(root, config), config.data.saliency
+    if not folder:
+        return dataset
+    return replace(dataset, samples=add_saliency(dataset.samples, root, folder=folder, images=config.data.images))
+
+
+def _find_photos(root: Path, config: Config) -> Dataset:
     data = config.data
     if data.dataset == "folder":
         drawn = data.masks.lower().endswith(".json") and (root / data.images).is_dir()
@@ -151,6 +159,12 @@ def look_into(sample: Sample, *, root: Path, num_classes: int, tags_from_masks: 
             counts = np.bincount(mask.ravel())
             pixels = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
             look = replace(look, pixels=pixels, mask_digest=content_digest(mask))
+        except DataError as error:
+            problems.append(error.message)
+    if sample.saliency is not None and not problems:
+        try:
+            read_saliency(root / sample.saliency, sample.size)
+            sample = replace(sample, saliency_sha256=sha256_file(root / sample.saliency)[:16])
         except DataError as error:
             problems.append(error.message)
     if tags_from_masks and not problems:

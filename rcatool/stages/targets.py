@@ -21,6 +21,7 @@ from rcatool.pool import parallel_map, worker_count
 from rcatool.run import Run, StepDir
 from rcatool.scorecard import boundary_report, intervals, protocol, report
 from rcatool.scoring import ScoreJob, score_cam, score_labels
+from rcatool.steps import STEPS
 from rcatool.tally import PhotoCounts, PhotoTable, SweepTally, Tally
 
 
@@ -44,36 +45,53 @@ class Target(NamedTuple):
     tables: dict[str, PhotoTable]
 
 
-def cam_target(scene: Scene) -> Target | None:
-    """The CAMs of the train photos at the threshold that is best for them (an oracle), and at the one that is best on tune."""
-    swept = _sweep(scene, "train")
+def cam_target(scene: Scene, target: str = "cam") -> Target | None:
+    """The CAMs of the train photos at the threshold that is best for them (an oracle), and at the one that is best on tune.
+
+    target: `cam`, as exported, or `refined`.
+    """
+    step = {"cam": "make-pseudo/cams", "refined": "make-pseudo/refined"}[target]
+    about = _maps_about(scene, step)
+    swept = _sweep(scene, "train", step)
     if swept is None:
         return None
     best = swept.best
-    scores = _cam_scores(scene, "train", swept)
-    tables = {"cam": swept.tally.table(best)}
-    tune = _sweep(scene, "tune")
+    scores = _cam_scores(scene, "train", swept, about)
+    tables = {target: swept.tally.table(best)}
+    tune = _sweep(scene, "tune", step)
     if tune is not None:
-        scores["tune"] = _cam_scores(scene, "tune", tune)
-        tables["cam_from_tune"] = swept.tally.table(tune.best)
+        scores["tune"] = _cam_scores(scene, "tune", tune, about)
+        tables[f"{target}_from_tune"] = swept.tally.table(tune.best)
         # No oracle: these masks took no part in the choice.
         scores["threshold_from_tune"] = {
             "threshold": float(swept.levels[tune.best]), "miou": swept.reports[tune.best]["miou"], "oracle": False,
-            **intervals(tables["cam_from_tune"], len(scene.classes.names) + 1),
+            **intervals(swept.tally.table(tune.best), len(scene.classes.names) + 1),
         }  # fmt: skip
     return Target(scores, swept.confusions[best], tables)
+
+
+def refined_target(scene: Scene) -> Target | None:
+    """The refined CAMs, scored as those they were made of."""
+    return cam_target(scene, "refined")
 
 
 def pseudo_target(scene: Scene) -> Target | None:
     """The pseudo labels of the train photos, and of the tune photos inside."""
     settings = _settings(scene, "make-pseudo/labels")
-    threshold = settings["pseudo.bg_threshold"] if settings["pseudo.background"] == "threshold" else None
+    chosen = _record(scene, "make-pseudo/labels").get("info", {}).get("bg_threshold")
+    backgrounds = {
+        "threshold": ("constant score", settings["pseudo.bg_threshold"]),
+        "auto": ("constant score, chosen from the CAMs alone", chosen),
+        "power": (f"(1 - max)^{settings['pseudo.bg_power']}", None),
+        "saliency": ("1 - saliency", None),
+    }
+    words, threshold = backgrounds[settings["pseudo.background"]]
     about = {
-        "background": "constant score" if threshold is not None else f"(1 - max)^{settings['pseudo.bg_power']}",
+        "background": words,
         "classes": "each photo's own tags",
         "crf": settings["pseudo.crf"],
-        **_views(_settings(scene, "make-pseudo/cams"), "cam"),
-        "refine": _section(settings, "refine"),
+        **_cam_views(scene),
+        **_refined_by(scene, settings),
         "pseudo": _section(settings, "pseudo"),
     }
     folder = scene.run.dir("make-pseudo/labels")
@@ -104,14 +122,14 @@ class _Sweep(NamedTuple):
     best: int
 
 
-def _sweep(scene: Scene, part: str) -> _Sweep | None:
-    jobs = _jobs(scene, _scored(scene, part, tagged=True), scene.run.dir("make-pseudo/cams"), ".npz")
+def _sweep(scene: Scene, part: str, made_by: str) -> _Sweep | None:
+    jobs = _jobs(scene, _scored(scene, part, tagged=True), scene.run.dir(made_by), ".npz")
     if not jobs:
         return None
     step = scene.config.eval.threshold_step
     levels = all_levels(step)
     tally = SweepTally(scene.classes.num_classes + 1, len(levels))
-    for job, photo in _counted(scene, f"eval CAMs ({part})", partial(score_cam, levels=levels), jobs):
+    for job, photo in _counted(scene, f"eval {made_by.partition('/')[2]} ({part})", partial(score_cam, levels=levels), jobs):
         tally.add(job.id, photo)
     confusions = tally.confusions()
     reports = [report(confusion, scene.classes.names) for confusion in confusions]
@@ -120,15 +138,28 @@ def _sweep(scene: Scene, part: str) -> _Sweep | None:
     return _Sweep(tally, levels, confusions, reports, curve, best)
 
 
-def _cam_scores(scene: Scene, part: str, swept: _Sweep) -> dict[str, Any]:
+def _maps_about(scene: Scene, made_by: str) -> dict[str, Any]:
+    """What the protocol says of the CAMs that a step made."""
     settings = _settings(scene, "make-pseudo/cams")
     about = {
         "background": "constant threshold; the best of the sweep over these very masks (oracle)",
         "classes": "each photo's own tags",
         "crf": "none",
-        **_views(settings, "cam"),
+        **_cam_views(scene),
         "cam": _section(settings, "cam"),
     }
+    return about if made_by == "make-pseudo/cams" else {**about, **_refined_by(scene, _settings(scene, made_by))}
+
+
+def _refined_by(scene: Scene, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the refinement of a step made with `settings`, and of the network that it used, where it used one."""
+    found = {"refine": _section(settings, "refine")}
+    if settings["refine.method"] in STEPS["make-pseudo/affinity"].methods:
+        found["affinity"] = _section(_settings(scene, "make-pseudo/affinity"), "affinity")
+    return found
+
+
+def _cam_scores(scene: Scene, part: str, swept: _Sweep, about: dict[str, Any]) -> dict[str, Any]:
     return {
         **_head(scene, part, swept.tally, about),
         "threshold": float(swept.levels[swept.best]),
@@ -197,15 +228,22 @@ def _head(scene: Scene, part: str, tally: Tally | SweepTally, about: dict[str, A
 
 
 def _settings(scene: Scene, step: str) -> dict[str, Any]:
+    settings: dict[str, Any] = _record(scene, step)["settings"]
+    return settings
+
+
+def _record(scene: Scene, step: str) -> dict[str, Any]:
     record = scene.run.record(step)
     assert record is not None, f"{step} is an input"
-    settings: dict[str, Any] = record["settings"]
-    return settings
+    return record
 
 
 def _section(settings: dict[str, Any], section: str) -> dict[str, Any]:
     return {name.removeprefix(f"{section}."): value for name, value in settings.items() if name.startswith(f"{section}.")}
 
 
-def _views(settings: dict[str, Any], section: str) -> dict[str, Any]:
-    return {name: settings[f"{section}.{name}"] for name in ("scales", "flip")}
+def _cam_views(scene: Scene) -> dict[str, Any]:
+    """How the photos were seen for the CAMs, or where the CAMs were imported from."""
+    record = _record(scene, "make-pseudo/cams")
+    imported = record.get("info", {}).get("imported")
+    return {"imported": imported} if imported else {name: record["settings"][f"cam.{name}"] for name in ("scales", "flip")}

@@ -6,6 +6,7 @@ prepare/manifest.jsonl -> train-cls/final.pt. Reads photos and tags of the train
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,24 @@ from rcatool.config import Config
 from rcatool.data.datasets import ClsDataset, EpochBatches, MultiScaleDataset, train_loader, view_loader
 from rcatool.data.manifest import Sample, check_images, split
 from rcatool.engine import TrainLog, train_one_epoch
-from rcatool.errors import DataError
+from rcatool.errors import ConfigError, DataError
 from rcatool.metrics import mean_average_precision
+from rcatool.models.accumulator import AccumulationRule, AttentionAccumulator
 from rcatool.pool import worker_count
 from rcatool.run import Run
+from rcatool.stages.accumulated import ACCUMULATED, make_accumulator
 from rcatool.stages.cls_loss import Intake, StepState, step_loss
-from rcatool.stages.networks import ClsNet, cls_network, freeze_layers, lr_schedule, make_optimizer, read_data, tag_matrix, variation
+from rcatool.stages.networks import (
+    ClsNet,
+    cls_network,
+    freeze_layers,
+    lr_schedule,
+    make_optimizer,
+    read_data,
+    seed_dropout,
+    tag_matrix,
+    variation,
+)
 from rcatool.world import World, make_world
 
 # Streams of random numbers that must not coincide: numbers are drawn from (seed, epoch, stream).
@@ -39,6 +52,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     config: Config
     world: World
+    accumulator: AttentionAccumulator | None
 
 
 def main(run: Run, config: Config, *, force: bool = False) -> None:
@@ -51,13 +65,14 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     train, held_out = split(samples, "train"), _held_out(samples)
     root = Path(config.data.root)
     check_images(train + held_out, root)
+    _check_saliency(config, train)
     training = _build(config, train, classes.num_classes, world)
-    start = resume_training(step.path / "last.pt", training.model, training.optimizer)
+    start = resume_training(step.path / "last.pt", training.model, training.optimizer, accumulator=training.accumulator)
     console.log(_headline(config, train, start, world))
     batches = EpochBatches(len(train), config.cls.batch_size, config.seed, shuffle=config.cls.shuffle)
     varied = variation(config.cls, config.seed)
     resize_long = None if config.cls.resize_square else config.cls.resize_long
-    dataset = ClsDataset(train, root, classes.num_classes, varied, resize_long=resize_long)
+    dataset = ClsDataset(train, root, classes.num_classes, varied, resize_long=resize_long, saliency=config.cls.saliency_weight > 0)
     loader = train_loader(dataset, batches, workers=worker_count(config.runtime.workers), pin=world.device.type == "cuda")
     log = TrainLog(step.path / "log.jsonl", every=config.runtime.log_every)
     val_map = None
@@ -66,19 +81,30 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
         intake = _train_epoch(training, loader, epoch, log)
         val_map = validate(training.model, held_out, root, classes.num_classes, config=config, world=world)
         _log_epoch(training, log, epoch, val_map, intake)
-        save_training(step.path / "last.pt", training.model, training.optimizer, epoch + 1)
+        save_training(step.path / "last.pt", training.model, training.optimizer, epoch + 1, accumulator=training.accumulator)
     final = {"model": training.model.state_dict(), "classes": list(classes.names), "fingerprint": step.fingerprint}
     save_state(step.path / "final.pt", final)
+    if training.accumulator is not None:
+        save_state(step.path / ACCUMULATED, training.accumulator.state_dict())
     run.commit(step, {**world.describe(), "val_map": val_map})
     (step.path / "last.pt").unlink(missing_ok=True)
+
+
+def _check_saliency(config: Config, train: Sequence[Sample]) -> None:
+    lacking = sum(sample.saliency is None for sample in train)
+    if config.cls.saliency_weight > 0 and lacking:
+        raise ConfigError(
+            f"cls.saliency_weight: {lacking} of {len(train)} training photos have no saliency map",
+            "rca prepare ... --set data.saliency=DIR, or --set cls.saliency_weight=0",
+        )
 
 
 def _build(config: Config, train: Sequence[Sample], num_classes: int, world: World) -> Training:
     if not train:
         raise DataError("the data set has no training photos", hint="rca prepare ... with a list that has some")
-    torch.manual_seed(config.seed)  # the heads' initial values; nothing else in training draws from this generator
+    torch.manual_seed(config.seed)  # the heads' initial values; in training, only dropout draws from this generator
     model = world.place(cls_network(config, tag_matrix(train, num_classes), pretrained=True))
-    return Training(model, make_optimizer(model, config.cls), config, world)
+    return Training(model, make_optimizer(model, config.cls), config, world, make_accumulator(config, train, num_classes))
 
 
 def _held_out(samples: Sequence[Sample]) -> list[Sample]:
@@ -91,21 +117,32 @@ def _train_epoch(training: Training, loader: Any, epoch: int, log: TrainLog) -> 
     config, model = training.config, training.model
     settings = config.memory
     model.train()
+    seed_dropout(config.seed, epoch)
     freeze_layers(model, config.cls)
     if model.memory is not None and settings.prototypes and epoch >= settings.prototypes_start:
         model.memory.refresh_prototypes(seed=_seed(config.seed, epoch), iterations=settings.kmeans_iterations)
     generator = torch.Generator().manual_seed(_seed(config.seed, epoch, MIXUP_STREAM))
+    accumulate = _accumulation(training, epoch)
     intake = Intake(torch.zeros(model.num_classes, dtype=torch.long, device=training.world.device))
     steps = itertools.count()
 
-    def loss_fn(batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+    def loss_fn(batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
         probe = next(steps) % log.every == 0
-        return step_loss(model, batch, config, StepState(epoch, generator, intake, probe=probe))
+        return step_loss(model, batch, config, StepState(epoch, generator, intake, probe=probe, accumulate=accumulate))
 
     schedule = lr_schedule(config.cls, epoch, len(loader))
     with console.progress(f"train-cls epoch {epoch + 1}/{config.cls.epochs}", total=len(loader.dataset)) as bar:
         train_one_epoch(model, loss_fn, loader, training.optimizer, schedule=schedule, world=training.world, log=log, bar=bar)
     return intake
+
+
+def _accumulation(training: Training, epoch: int) -> Any:
+    """What takes the maps of a step in this epoch, if anything does."""
+    settings, accumulator = training.config.cls, training.accumulator
+    if accumulator is None or settings.accumulate == "none" or epoch < settings.accumulate_start:
+        return None
+    rule = AccumulationRule(settings.accumulate, settings.accumulate_threshold)
+    return partial(accumulator.update, crop_size=settings.crop_size, rule=rule, last=epoch == settings.epochs - 1)
 
 
 @torch.inference_mode()

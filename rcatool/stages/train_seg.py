@@ -20,7 +20,7 @@ from rcatool.engine import TrainLog, train_one_epoch
 from rcatool.models.deeplab import DeepLab
 from rcatool.pool import worker_count
 from rcatool.run import Run
-from rcatool.stages.networks import freeze_layers, lr_schedule, make_optimizer, read_data, seg_network, variation
+from rcatool.stages.networks import freeze_layers, lr_schedule, make_optimizer, read_data, seed_dropout, seg_network, variation
 from rcatool.world import make_world
 
 
@@ -34,7 +34,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     train = [sample for sample in split(samples, "train") if sample.classes]
     root = Path(config.data.root)
     check_images(train, root)
-    torch.manual_seed(config.seed)  # the head's initial values; nothing else in training draws from this generator
+    torch.manual_seed(config.seed)  # the head's initial values; in training, only dropout draws from this generator
     model = world.place(seg_network(config, classes.num_classes, pretrained=True))
     optimizer = make_optimizer(model, config.seg)
     start = resume_training(step.path / "last.pt", model, optimizer)
@@ -48,6 +48,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     for epoch in range(start, config.seg.epochs):
         batches.epoch = epoch
         model.train()
+        seed_dropout(config.seed, epoch)
         freeze_layers(model, config.seg)
         schedule = lr_schedule(config.seg, epoch, len(batches))
         with console.progress(f"train-seg epoch {epoch + 1}/{config.seg.epochs}", total=len(train)) as bar:

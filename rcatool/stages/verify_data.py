@@ -84,6 +84,8 @@ def _check(sample: Sample, *, root: Path) -> list[Finding]:
     findings = _check_file(sample.image, root, digest=sample.sha256, size=sample.bytes)
     if sample.mask is not None:
         findings += _check_file(sample.mask, root, digest=sample.mask_sha256, size=None)
+    if sample.saliency is not None:
+        findings += _check_file(sample.saliency, root, digest=sample.saliency_sha256, size=None)
     return findings
 
 

@@ -1,0 +1,27 @@
+"""The command `rca convert-weights`; `commands` adds it to the command line."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rcatool import console
+from rcatool.options import Debug
+
+Source = Annotated[Path, typer.Argument(metavar="IN", help="Weights of ResNet-38 (MXNet .params, PyTorch .pth) or VGG16 (Caffe names).")]
+Target = Annotated[Path, typer.Argument(metavar="OUT", help="File to write: .safetensors or .pth.")]
+
+
+def convert_weights(source: Source, target: Target, debug: Debug = False) -> None:
+    """Turn a weight file that the field passes around into one for cls.weights.
+
+    Example: rca convert-weights ilsvrc-cls_rna-a1_cls1000_ep-0001.params resnet38.safetensors
+    """
+    from rcatool.models.convert_weights import convert_file
+
+    converted = convert_file(source, target)
+    numbers = sum(value.numel() for value in converted.state.values())
+    console.print_result(f"{target}: {converted.backbone}, {len(converted.state)} tensors, {numbers:,} numbers")
+    if converted.left_out:
+        console.print_result(f"left out: {', '.join(converted.left_out)}")
+    console.print_result(f"use it: --set cls.backbone={converted.backbone} --set cls.weights={target.absolute()}")
