@@ -1,17 +1,20 @@
 """The background threshold from CAMs alone. Oracles: sums by hand, a whole run with the constant."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny_run import TinyRun, contents, record
+from PIL import Image
+from tiny_run import TinyRun, contents, prepare_arguments, record
 
 from rcatool.auto_threshold import choose_threshold, mean_peak
 from rcatool.cams import save_cam
 from rcatool.data.labels import read_mask
+from rcatool.data.manifest import read_manifest
 
 Rca = Callable[..., Any]
 
@@ -58,6 +61,29 @@ def test_other_rules_make_labels_of_a_run(rca: Rca, undisturbed: TinyRun, tmp_pa
     values = set(np.unique(np.concatenate([label.ravel() for label in labels])).tolist())
     assert 255 in values or rule == "conflict"
     assert len(values) > 2
+
+
+@pytest.mark.parametrize("rule", ["argmax", "conflict"])
+def test_saliency_maps_of_a_data_set_become_the_background(rca: Rca, undisturbed: TinyRun, tmp_path: Path, rule: str) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(undisturbed.data, data)
+    samples = [sample for sample in read_manifest(undisturbed.path / "prepare/manifest.jsonl") if sample.split == "train"]
+    (data / "stands-out").mkdir()
+    for sample in samples:
+        truth = read_mask(data / str(sample.mask), num_classes=20)
+        Image.fromarray(np.where(truth > 0, np.uint8(255), np.uint8(0))).save(data / "stands-out" / f"{sample.id}.png")
+    assert rca(*prepare_arguments(run, data), "--set", "data.saliency=stands-out").code == 0
+    assert rca("import-cams", undisturbed.path / "make-pseudo/cams", "--format", "npz", "--run", run).code == 0
+    assert rca("make-pseudo", "--run", run, "--set", "pseudo.background=saliency", "--set", f"pseudo.rule={rule}").code == 0
+    foreground = 0
+    for sample in samples:
+        label = read_mask(run / f"make-pseudo/labels/{sample.id}.png", num_classes=20)
+        truth = read_mask(data / str(sample.mask), num_classes=20)
+        assert not ((label > 0) & (label != 255) & (truth == 0)).any()
+        foreground += int(((label > 0) & (label != 255)).sum())
+    assert foreground > 100
+    assert rca("eval", "--run", run).code == 0
+    assert json.loads((run / "eval/metrics.json").read_text())["pseudo"]["protocol"]["background"] == "1 - saliency"
 
 
 def test_saliency_is_needed_where_it_is_the_background(rca: Rca, undisturbed: TinyRun, tmp_path: Path) -> None:

@@ -197,6 +197,7 @@ def test_bad_input_is_one_line(
     found = rca("import-cams", *arguments, "--run", run)
     assert found.code == code
     assert message in found.err
+    assert not (run / CAMS).exists()  # nothing has begun
     assert "Traceback" not in found.err
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rcatool.models.official import OfficialNet
+from rcatool.models.rca_net import Maps
 from rcatool.models.regions import Mixed, Regions, pool_regions, region_masks
 
 CLAMP = 1e-4  # least value of a denominator (D12)
@@ -28,13 +29,11 @@ class OfficialRule:
 
 
 def official_loss(
-    model: OfficialNet, batch: tuple[Tensor, Tensor, Tensor], rule: OfficialRule, *, generator: torch.Generator | None
+    model: OfficialNet, maps: Maps, tags: Tensor, rule: OfficialRule, *, generator: torch.Generator | None
 ) -> tuple[dict[str, Tensor], Regions, Tensor]:
-    """The total loss of images (B, 3, S, S), tags (B, C), photo indices (B,), with its terms; then what the memory is to be
-    written with: the regions and the tags' scores (B, C). Without a `generator`, which draws the mix-up, there is no contrast.
+    """The total loss of the maps of a batch with tags (B, C), with its terms; then what the memory is to be written with: the
+    regions and the tags' scores (B, C). Without a `generator`, which draws the mix-up, there is no contrast.
     """
-    images, tags, _ = batch
-    maps = model(images)
     assert maps.o is not None
     o_score = maps.o.float().mean(dim=(2, 3))
     losses = {

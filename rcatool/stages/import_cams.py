@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from rcatool import console
-from rcatool.cam_files import LAYOUTS, Imported, ImportJob, Layout, import_cam
+from rcatool.cam_files import LAYOUTS, Imported, ImportJob, Layout, import_cam, read_maps
 from rcatool.config import Cam, Config
 from rcatool.data.labels import ClassInfo, read_classes
 from rcatool.data.manifest import Sample, first_few, read_manifest, split
@@ -30,10 +30,11 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     if not force and run.state(STEP, config).is_current:
         run.begin(STEP, config)  # says that it is up to date
         return
-    # Nothing of an earlier result is put aside before the files are known to be there.
+    # Nothing of an earlier result is put aside before the files are known to be there, and of this format.
     run.check_inputs(STEP, config)
     tagged, classes = _tagged(run)
     sources, layout = _find(tagged, config), _layout(config.cam)
+    read_maps(next(path for path in sources.values() if path is not None), layout=layout)
     step = run.begin(STEP, config, force=force)
     assert step is not None, "a step that was not current a moment ago"
     jobs = [ImportJob(sources[s.id], step.path / f"{s.id}.npz", s.size, s.classes, config.cam.stride) for s in tagged]
