@@ -37,9 +37,10 @@ def load(checkout: Path) -> ModuleType:
     """The module that holds its network."""
     if not (checkout / "models" / "rca.py").is_file():
         raise SystemExit(f"{checkout}: not a checkout of maeve07/RCA (no models/rca.py)")
-    missing = [name for name in _MODULES if importlib.util.find_spec(name.partition(".")[0]) is None]
-    sys.modules.update({name: MagicMock() for name in missing})
-    sys.path.insert(0, str(checkout))
+    if "models.rca" not in sys.modules:
+        missing = [name for name in _MODULES if importlib.util.find_spec(name.partition(".")[0]) is None]
+        sys.modules.update({name: MagicMock() for name in missing})
+        sys.path.insert(0, str(checkout))
     return importlib.import_module("models.rca")
 
 

@@ -243,6 +243,15 @@ def test_contrast_starts_late_and_reaches_the_backbone() -> None:
     assert model.memory.bank.grad is None
 
 
+def test_without_a_region_there_is_no_contrast() -> None:
+    none = torch.zeros(0, dtype=torch.long)
+    anchors = torch.zeros(0, 5, requires_grad=True)
+    mixed = mix_with_any(Regions(anchors, none, none), mixup_beta=8.0, generator=torch.Generator())
+    found = clamped_contrast(mixed, none, torch.ones(CLASSES * SLOTS, 5), num_classes=CLASSES, temperature=0.07)
+    found.backward()
+    assert float(found.detach()) == 0
+
+
 def test_masks_are_those_of_the_loop() -> None:
     p = network(config())(batch()[0]).p
     assert torch.equal(region_masks(p, region_map="softmax"), masks_by_loop(p))

@@ -86,7 +86,7 @@ def clamped_contrast(mixed: Mixed, image: Tensor, bank: Tensor, *, num_classes: 
     with torch.autocast(bank.device.type, enabled=False):  # which would compare in half precision
         logits = F.normalize(mixed.features, dim=1) @ F.normalize(bank.detach(), dim=1).T / temperature  # (R, C N)
     logits = logits - logits.detach().amax(dim=1, keepdim=True)
-    by_class = logits.view(len(logits), num_classes, -1)  # (R, C, N)
+    by_class = logits.view(len(logits), num_classes, len(bank) // num_classes)  # (R, C, N)
     mass = by_class.exp().sum(dim=2)
     row = torch.arange(len(logits), device=logits.device)
     each = torch.zeros_like(mixed.omega)

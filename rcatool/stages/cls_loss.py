@@ -48,11 +48,11 @@ def step_loss(model: RcaNet | OfficialNet, batch: tuple[Tensor, ...], config: Co
     if isinstance(model, RcaNet):
         return rca_loss(model, batch, config, state)
     contrast = config.memory.contrast_weight > 0 and state.epoch >= config.memory.contrast_start
-    images, tags, photo, view = batch
+    images, tags, photo, *more = batch
     maps = model(images)
     losses, regions, score = official_loss(model, maps, tags, official_rule(config), generator=state.generator if contrast else None)
     if state.accumulate is not None:
-        state.accumulate(maps.final.detach(), score, where=(photo, view))
+        state.accumulate(maps.final.detach(), score, where=(photo, more[0]))
     sure = model.memory.update(regions, photo, score, rule=write_rule(config), epoch=state.epoch)
     state.intake.count(regions.cls, sure)
     return losses
