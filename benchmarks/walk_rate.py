@@ -1,9 +1,9 @@
 """How fast maps walk over a photo of 500 x 375, beside the dense matrix power of the literature: one line of JSON.
 
-    python benchmarks/walk_rate.py [--stride 4] [--maps 2] [--repeat 5] [--no-dense] [--device cpu]
+    python benchmarks/walk_rate.py [--stride 4] [--maps 2] [--repeat 5] [--no-dense] [--double] [--device cpu]
 
 Affinities are of the IRN kind (1 - highest boundary on the path, radius 5) for random boundaries; 2^8 steps, beta 10. The dense form
-builds A of n x n in single precision, divides A^beta by its column sums and squares it 8 times: on two cores that takes minutes.
+builds A of n x n in single precision (or double), divides A^beta by its column sums and squares it 8 times, which takes minutes.
 Both are compared with the sparse walk in double precision; what each squaring rounds, the next ones double.
 Each form runs in a process of its own, so that its peak memory is its own; `memory` is what the walk adds (on CUDA: device memory).
 Time is of the process, so that a busy machine counts less: the best of `repeat` passes of the sparse form, one pass of the dense.
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--maps", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--no-dense", action="store_true")
+    parser.add_argument("--double", action="store_true", help="the dense form in double precision")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     sparse = _in_own_process(_sparse, options, options.repeat)
@@ -71,7 +72,7 @@ def _sparse(maps: Tensor, affinity: Tensor) -> Tensor:
 
 def _dense(maps: Tensor, affinity: Tensor) -> Tensor:
     height, width = maps.shape[1:]
-    matrix = torch.eye(height * width, device=maps.device)
+    matrix = torch.eye(height * width, dtype=maps.dtype, device=maps.device)
     cells = torch.arange(height * width, device=maps.device).view(height, width)
     for (dy, dx), values in zip(OFFSETS, affinity, strict=True):
         inside = far_ends(torch.ones_like(values), (dy, dx), outside=0.0) > 0
@@ -95,6 +96,8 @@ def _in_own_process(walk: Callable[[Tensor, Tensor], Tensor], options: argparse.
 
 def _measure(pipe: Connection, walk: Callable[[Tensor, Tensor], Tensor], options: argparse.Namespace, repeat: int) -> None:
     maps, affinity = _scene(options)
+    if options.double and walk is _dense:
+        maps, affinity = maps.double(), affinity.double()
     walk(maps[:, :20, :20], affinity[:, :20, :20])  # what a first call loads
     before, seconds = _memory(options.device), []
     for _ in range(repeat):
