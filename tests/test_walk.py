@@ -121,6 +121,14 @@ def test_values_are_means_and_constants_stay(height: int, width: int, seed: int,
     torch.testing.assert_close(random_walk(constant, affinity, OFFSETS, beta=beta, steps=steps), constant)
 
 
+def test_single_precision_does_not_drift() -> None:
+    affinity, maps = rand(len(OFFSETS), 12, 11).float(), rand(2, 12, 11, seed=1).float()
+    found = random_walk(maps, affinity, OFFSETS, beta=3.0, steps=256)
+    assert found.dtype == torch.float32
+    expected = maps.flatten(1).double().numpy() @ np.linalg.matrix_power(dense(affinity, 3.0), 256)
+    np.testing.assert_allclose(found.flatten(1).numpy(), expected, atol=1e-6)
+
+
 def test_nothing_wraps_around_the_border() -> None:
     maps = torch.zeros(1, 9, 13, dtype=torch.float64)
     maps[0, 4, 12] = 1  # at the right border: one cell further in the flat index is the left border of the next row

@@ -19,13 +19,13 @@ def random_walk(maps: Tensor, affinity: Tensor, offsets: Sequence[Offset], *, be
 
     affinity (P, h, w) in [0, 1] of pairs of cells by `offsets`, whose lengths count (pairs that leave the grid are left out); A has
     1 on the diagonal and is symmetric. Columns of T sum to 1 (the official orientation, spec 51), so each value of the
-    result is a mean of values of `maps`.
+    result is a mean of values of `maps`. Computed in double precision: in single, 256 steps drift by 3e-4.
     """
     count, height, width = maps.shape
     assert affinity.shape == (len(offsets), height, width), (affinity.shape, maps.shape)
-    diagonals = transition(affinity, offsets, beta=beta)
+    diagonals = transition(affinity.double(), offsets, beta=beta)
     walk = _walk_by_diagonals if maps.device.type == "cpu" else _walk_by_gathering
-    return walk(maps.flatten(1), diagonals, steps).view(count, height, width)
+    return walk(maps.flatten(1).double(), diagonals, steps).view(count, height, width).to(maps.dtype)
 
 
 def transition(affinity: Tensor, offsets: Sequence[Offset], *, beta: float) -> dict[int, Tensor]:
