@@ -138,8 +138,7 @@ class Run:
         for name in this.optional_inputs:
             if states[name].is_outdated:
                 console.warn(f"{step} leaves out {name}, which is {states[name].describe()}")
-        plan = self._plan(this, config, states, record)
-        folder = self.dir(step)
+        plan, folder = self._plan(this, config, states, record), self.dir(step)
         try:
             resumed = self._make_room(step, record, "" if force else plan.fingerprint, states[step])
         except OSError as error:

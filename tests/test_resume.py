@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import REPOSITORY, Result
@@ -137,15 +138,15 @@ def test_stopped_within_an_epoch(
     from rcatool import engine
 
     run, command = start(step, undisturbed, tmp_path)
-    poly, count = engine.poly, itertools.count(1)
+    set_lr, count = engine.set_lr, itertools.count(1)
 
-    def stopping(*arguments: float) -> float:
+    def stopping(*arguments: Any) -> None:
         if next(count) == training_step:
             raise KeyboardInterrupt
-        return poly(*arguments)
+        set_lr(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "poly", stopping)
+        patch.setattr(engine, "set_lr", stopping)
         assert rca(*command).code == 130
     again = rca(*command)
     assert again.code == 0

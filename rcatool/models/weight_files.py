@@ -27,7 +27,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     A PyTorch checkpoint may hold them under `state_dict` or `model`, with `module.` before each name. Raises `DataError`
     naming the file if it is missing, broken, or holds anything else.
     """
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"{path}: no such file", hint="weights are imagenet, none, or the path of a state dict")
     if is_mxnet(path):
         return read_mxnet(path)
