@@ -26,7 +26,7 @@ _MODULES = (
     "cv2", "matplotlib", "matplotlib.pyplot", "matplotlib.mlab", "matplotlib.ticker", "matplotlib.offsetbox",
     "mpl_toolkits", "mpl_toolkits.mplot3d",
 )  # fmt: skip
-# Names of the same layers, theirs and ours; the heads of the classes and the memory are handled one by one.
+# Names of the same layers, theirs and ours; those of the heads are numbered, the memory is put together.
 _LAYERS = {
     "features": "backbone.body.features", "extra_convs": "p_head", "extra_F": "contrast_features", "Q": "query", "K": "key", "V": "value",
     "aggre": "attended", "concat_project": "mix",
@@ -92,8 +92,8 @@ def copy_weights(theirs: Any, ours: OfficialNet) -> None:
         part, _, rest = name.partition(".")
         if part in _LAYERS:
             found[f"{_LAYERS[part]}.{rest}"] = value
-    for rest in (name.removeprefix("extra_convs0.") for name in state if name.startswith("extra_convs0.")):
-        found[f"o_head.{rest}"] = torch.cat([state[f"extra_convs{c}.{rest}"] for c in range(CLASSES)])
+        elif part.startswith("extra_convs"):
+            found[f"o_head.{part.removeprefix('extra_convs')}.{rest}"] = value
     found["memory.bank"] = torch.cat([state[f"queue{c}"] for c in range(CLASSES)])
     found["memory.prototypes"] = torch.stack([state[f"cluter{c}"] for c in range(CLASSES)])
     missing, unknown = ours.load_state_dict(found, strict=False)

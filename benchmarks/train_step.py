@@ -10,7 +10,6 @@ at 368 pixels, and the prototypes of an epoch. `--check` compares values and gra
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -178,7 +177,9 @@ def peak_memory(options: argparse.Namespace) -> int:
         step()
     if options.device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() // 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    # Not getrusage's number, which a process inherits from the one that started it.
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 
 
 def ask_peak_memory(name: str) -> int:
@@ -232,13 +233,14 @@ def check(options: argparse.Namespace) -> dict[str, float]:
     state = StepState(2, torch.Generator().manual_seed(0), Intake(torch.zeros(CLASSES, dtype=torch.long, device=device)))
     with torch.no_grad():
         step_loss(ours, (images, tags, photo, view), settings_of("official"), state)  # for the memory
+    their_heads = [getattr(theirs, f"extra_convs{c}") for c in range(CLASSES)]
     bank = torch.cat([getattr(theirs, f"queue{c}") for c in range(CLASSES)])
-    heads = torch.cat([getattr(theirs, f"extra_convs{c}")[2].weight.grad for c in range(CLASSES)])
+    heads = [torch.cat([head[2].weight.grad for head in each]) for each in (their_heads, ours.o_head)]
     return {
         "map_p": apart(theirs.map_coarse, maps.p), "map_o": apart(theirs.map, maps.final), "contrast": apart(contrast, found),
         "loss": apart(total, our_total), "memory": apart(bank, ours.memory.bank), "slots_written": int(ours.memory.cursor.sum()),
         "gradient_first_layer": apart(theirs.features[0].weight.grad, ours.backbone.body.features[0].weight.grad),
-        "gradient_heads": apart(heads, ours.o_head[2].weight.grad),
+        "gradient_heads": apart(*heads),
         "gradient_query": apart(theirs.Q.weight.grad, ours.query.weight.grad),
         "gradient_contrast_features": apart(theirs.extra_F[3].weight.grad, ours.contrast_features[3].weight.grad),
     }  # fmt: skip

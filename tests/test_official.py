@@ -266,6 +266,8 @@ def test_what_the_preset_says() -> None:
         "cls.decay_all": True, "cls.schedule": "step", "cls.step_epochs": (5, 10), "cls.freeze_bn": False, "cls.p_weight": 0.4,
         "memory.size": 500, "memory.momentum": 0.99, "memory.confidence": 0.7, "memory.contrast_weight": 0.01,
         "memory.contrast_start": 2, "memory.temperature": 0.07, "memory.mixup_beta": 8.0, "memory.prototypes": 10,
-        "memory.prototypes_start": 1, "pseudo.background": "power", "pseudo.bg_power": 4.0, "pseudo.crf": "seed",
+        "memory.prototypes_start": 1, "cls.accumulate": "confidence",
+        "cls.accumulate_threshold": 0.1, "cls.accumulate_start": 1, "cam.maps": "accumulated", "pseudo.rule": "conflict",
+        "pseudo.background": "power", "pseudo.bg_power": 4.0, "pseudo.crf": "seed",
     }  # fmt: skip
     assert {name: config_io.get(settings, name) for name in expected} == expected

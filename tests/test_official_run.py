@@ -74,6 +74,7 @@ def test_grouped_heads_in_the_method_itself(rca: Callable[..., Result], undistur
     assert rca("train-cls", "--run", run, *settings).code == 0
     state = torch.load(run / "train-cls" / "final.pt", weights_only=True)["model"]
     classes = len(json.loads((run / "prepare" / "classes.json").read_text())["names"])
-    assert state["o_head.0.weight"].shape == (4 * classes, 2 * 96, 3, 3)
+    assert state[f"o_head.{classes - 1}.0.weight"].shape == (4, 2 * 96, 3, 3)
+    assert f"o_head.{classes}.0.weight" not in state
     assert state["p_head.0.weight"].shape == (4, 96, 3, 3)
     assert rca("make-pseudo", "--run", run).code == 0

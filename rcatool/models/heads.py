@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+CONVS = (0, 2, 4, 6)  # places of the convolutions in a deep head
+
 
 def linear_head(in_channels: int, num_classes: int) -> nn.Conv2d:
     """The paper's head: 1x1, free of bias, so that a class's score is exactly the mean of its map."""
@@ -15,49 +17,53 @@ def linear_head(in_channels: int, num_classes: int) -> nn.Conv2d:
     return head
 
 
-class DeepHead(nn.Sequential):
-    """Three 3x3 convolutions with ReLU of `width` channels, then 1x1: (B, D, h, w) -> (B, C, h, w) (spec 2.2).
+def deep_head(in_channels: int, out_channels: int, *, width: int) -> nn.Sequential:
+    """Three 3x3 convolutions with ReLU of `width` channels, then 1x1 (spec 2.2)."""
+    head = nn.Sequential(
+        nn.Conv2d(in_channels, width, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, out_channels, 1),
+    )
+    for place in CONVS:  # biases keep torch's own start, as in the released code
+        nn.init.normal_(head[place].weight, std=0.01)  # type: ignore[arg-type]
+    return head
 
-    With `separate`, every class has a stack of its own: the first convolution makes all stacks' channels at once, the others
-    are grouped. The numbers and the gradients are those of C stacks in a loop, the parameters theirs, one after another.
-    A CPU takes that loop, which is a fifth faster there; a GPU takes four launches instead of 4 C.
+
+class SeparateHeads(nn.ModuleList):
+    """A deep head for each class: (B, D, h, w) -> (B, C, h, w).
+
+    A GPU takes all of them at once, `grouped`: 4 launches instead of 4 C, with the same numbers and gradients. A CPU takes one
+    after the other, which is a quarter faster there.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, *, width: int, separate: bool) -> None:
-        groups = num_classes if separate else 1
-        inner = groups * width
-        super().__init__(
-            nn.Conv2d(in_channels, inner, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(inner, inner, 3, padding=1, groups=groups),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(inner, inner, 3, padding=1, groups=groups),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(inner, num_classes, 1, groups=groups),
-        )
-        self.groups = groups
-        for layer in self:
-            if isinstance(layer, nn.Conv2d):  # biases keep torch's own start, as in the released code
-                nn.init.normal_(layer.weight, std=0.01)
+    def __init__(self, in_channels: int, num_classes: int, *, width: int) -> None:
+        super().__init__(deep_head(in_channels, 1, width=width) for _ in range(num_classes))
 
     def forward(self, features: Tensor) -> Tensor:
-        if self.groups == 1 or features.device.type != "cpu":
-            return super().forward(features)
-        layers = [layer for layer in self if isinstance(layer, nn.Conv2d)]
-        weights = zip(*(layer.weight.chunk(self.groups) for layer in layers), strict=True)  # class by class
-        biases = zip(*(layer.bias.chunk(self.groups) for layer in layers), strict=True)
-        return torch.cat([_stack(features, *own) for own in zip(weights, biases, strict=True)], dim=1)
+        if features.device.type != "cpu":
+            return self.grouped(features)
+        return torch.cat([head(features) for head in self], dim=1)
 
+    def grouped(self, features: Tensor) -> Tensor:
+        """All heads as one: the first convolution makes every head's channels, the others have a group for each head."""
+        for place in CONVS:
+            weight, bias = (torch.cat(self._parts(place, name)) for name in ("weight", "bias"))
+            groups, last = 1 if place == 0 else len(self), place == CONVS[-1]
+            features = F.conv2d(features, weight, bias, padding=0 if last else 1, groups=groups)
+            features = features if last else features.relu_()
+        return features
 
-def _stack(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-        features = F.conv2d(features, weight, bias, padding=1).relu_()
-    return F.conv2d(features, weights[-1], biases[-1])
+    def _parts(self, place: int, name: str) -> Sequence[Tensor]:
+        return [getattr(head[place], name) for head in self]  # type: ignore[index]
 
 
 @dataclass(frozen=True)
 class HeadKind:
-    """`1x1`, or `grouped`: stacks with hidden layers of `width` channels, one for P, one for each class for O."""
+    """`1x1`, or `grouped`: deep heads with hidden layers of `width` channels, one for P, one for each class for O."""
 
     kind: str = "1x1"
     width: int = 512
@@ -66,7 +72,9 @@ class HeadKind:
         """A head from features to class maps; `separate` (O) counts for deep heads only."""
         if self.kind == "1x1":
             return linear_head(in_channels, num_classes)
-        return DeepHead(in_channels, num_classes, width=self.width, separate=separate)
+        if separate:
+            return SeparateHeads(in_channels, num_classes, width=self.width)
+        return deep_head(in_channels, num_classes, width=self.width)
 
 
 LINEAR = HeadKind()
