@@ -1,11 +1,10 @@
 """Numbers of each preset's classification network that a refactoring must not change: tests/golden/presets.json.
 
 Of some presets: the parameters, and the terms of the loss on a small seeded batch with random weights and a filled memory.
-After a change of numbers that is meant: RCA_WRITE_GOLDEN=1 pytest tests/test_golden.py, and say why in the commit.
+After a change of numbers that is meant: `make golden`, and say why in the commit.
 """
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from rcatool.stages.networks import cls_network
 
 GOLDEN = Path(__file__).with_name("golden") / "presets.json"
 NAMES = ("coco14-vgg16-paper", "voc12-resnet50", "voc12-resnet50-paper", "voc12-vgg16", "voc12-vgg16-official", "voc12-vgg16-paper")
-WRITE = os.environ.get("RCA_WRITE_GOLDEN") == "1"
 
 
 def numbers(name: str) -> dict[str, float]:
@@ -44,12 +42,6 @@ def numbers(name: str) -> dict[str, float]:
     return {"parameters": parameters, **{key: float(value) for key, value in found.items()}}
 
 
-@pytest.mark.skipif(not WRITE, reason="RCA_WRITE_GOLDEN=1 writes the file")
-def test_write() -> None:
-    GOLDEN.parent.mkdir(exist_ok=True)
-    GOLDEN.write_text(json.dumps({name: {k: round(v, 6) for k, v in numbers(name).items()} for name in NAMES}, indent=2) + "\n")
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_numbers_of_a_preset(name: str) -> None:
     expected = json.loads(GOLDEN.read_text())[name]
@@ -58,3 +50,7 @@ def test_numbers_of_a_preset(name: str) -> None:
     assert found["parameters"] == expected["parameters"]
     for key, value in expected.items():
         assert found[key] == pytest.approx(value, rel=2e-3, abs=1e-4), key  # sums in another order, on another processor
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps({name: {key: round(value, 6) for key, value in numbers(name).items()} for name in NAMES}, indent=2) + "\n")
