@@ -142,13 +142,11 @@ def _score(model: RcaNet, samples: Sequence[Sample], config: Config, path: Path)
     look = _Look(model, Path(config.data.root), make_world(device=config.runtime.device, precision=config.runtime.precision))
     chosen = choose_photos(split(samples, "train"), CAM.region_memory, 20, config.seed)
     make_bank(path, look.at(chosen), settings=CAM, total=len(chosen))
-    bank = load_bank(path, split(samples, "train"), num_classes=20, device=look.world.device)
-    return {part: _score_part(look, split(samples, part), bank if part == "train" else _of_others(bank)) for part in ("tune", "train")}
-
-
-def _of_others(bank: RegionBank) -> RegionBank:
-    """The bank as seen by photos that are not in it."""
-    return RegionBank(bank.regions, [torch.full_like(photos, -2) for photos in bank.photos])
+    found = {}
+    for part in ("tune", "train"):
+        photos = split(samples, part)
+        found[part] = _score_part(look, photos, load_bank(path, photos, num_classes=20, device=look.world.device))
+    return found
 
 
 def _score_part(look: "_Look", samples: Sequence[Sample], bank: RegionBank) -> dict[str, Any]:

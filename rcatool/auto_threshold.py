@@ -1,7 +1,7 @@
 """A constant background score from the CAMs alone, where no mask says which is best (`pseudo.background: auto`).
 
 The highest map of a pixel is low on background and high on objects; its mean over all pixels of all photos lies between. Of the rules
-that were tried (docs/results.md) it stays nearest to the best threshold over CAMs of different sharpness, with and without a CRF.
+that were tried (docs/refinement.md) it stays nearest to the best threshold over CAMs of different sharpness, with and without a CRF.
 """
 
 from collections.abc import Iterable

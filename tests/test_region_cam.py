@@ -197,6 +197,14 @@ def test_a_bank_comes_back_from_its_file(tmp_path: Path) -> None:
         load_bank(tmp_path / "regions.bank", photos, num_classes=3, device=torch.device("cpu"))
 
 
+def test_maps_that_show_nothing_make_no_bank(tmp_path: Path) -> None:
+    photo = draft("a", "train", image="a.jpg", mask=None, classes=[0])
+    looks = [(photo, (np.zeros((1, 8, 10), np.float32), randn(7, 4, 5)))]
+    with pytest.raises(DataError, match="no CAM shows a region"):
+        make_bank(tmp_path / "regions.bank", looks, settings=Cam(region_background=0.0), total=1)
+    assert list(tmp_path.iterdir()) == []
+
+
 @torch.inference_mode()
 def test_of_a_network_and_over_views() -> None:
     """The exported CAM: merged over scales and mirror images, of the stored size, in [0, 1], and not that without regions."""

@@ -46,6 +46,14 @@ def add_saliency(samples: Sequence[Sample], root: Path, *, folder: str, images: 
     return found
 
 
+def require_saliency(samples: Sequence[Sample], photos: str, *, setting: str, otherwise: str) -> None:
+    """Raise ConfigError unless all samples, called `photos`, have a map, which `setting` needs; `otherwise` is a setting to do without."""
+    lacking = sum(sample.saliency is None for sample in samples)
+    if lacking:
+        message = f"{setting}: {lacking} of {len(samples)} {photos} have no saliency map"
+        raise ConfigError(message, f"rca prepare ... --set data.saliency=DIR, or --set {otherwise}")
+
+
 def read_saliency(path: Path, size: tuple[int, int]) -> np.ndarray:
     """Read a map as float32 (H, W) in [0, 1], 1 where the photo stands out.
 

@@ -18,14 +18,14 @@ from rcatool.config import Config
 from rcatool.data.datasets import EpochBatches, SegDataset, Variation, train_loader
 from rcatool.data.manifest import Sample
 from rcatool.engine import TrainLog, train_one_epoch
-from rcatool.optim import poly, sgd
+from rcatool.optim import sgd
 from rcatool.pool import parallel_map, worker_count
 from rcatool.pseudo import LabelJob, LabelRule
 from rcatool.refine.affinity_labels import AffinityRule, make_affinity_label
 from rcatool.refine.affinity_loss import affinity_loss
 from rcatool.refine.crf import crf_params
 from rcatool.run import Run
-from rcatool.stages.networks import AffinityModel, affinity_network, read_data
+from rcatool.stages.networks import AffinityModel, affinity_network, lr_schedule, read_data
 from rcatool.world import make_world
 
 CRF_ITERATIONS = 10  # of the published pipelines: the labels' own, whatever pseudo.crf_iterations is
@@ -57,14 +57,10 @@ def train_affinity(run: Run, config: Config, samples: Sequence[Sample], *, force
     )
     loader = train_loader(dataset, batches, workers=worker_count(config.runtime.workers), pin=world.device.type == "cuda")
     log = TrainLog(step.path / "log.jsonl", every=config.runtime.log_every)
-
-    def rate(step: int) -> float:
-        return poly(step, settings.epochs * len(batches), settings.poly_power)
-
     for epoch in range(start, settings.epochs):
         batches.epoch = epoch
         model.train()
-        schedule = (epoch * len(batches), rate)
+        schedule = lr_schedule(settings, epoch, len(batches))
         with console.progress(f"make-pseudo affinity epoch {epoch + 1}/{settings.epochs}", total=len(chosen)) as bar:
             train_one_epoch(model, _loss_fn(model), loader, optimizer, schedule=schedule, world=world, log=log, bar=bar)
         save_training(step.path / "last.pt", model, optimizer, epoch + 1)

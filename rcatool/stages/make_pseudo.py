@@ -20,7 +20,8 @@ from rcatool.cams import cam_size, normalise, resize, save_cam
 from rcatool.config import Cam, Config
 from rcatool.data.datasets import MultiScaleDataset, view_loader
 from rcatool.data.manifest import Sample, check_images, split
-from rcatool.errors import ConfigError, DataError
+from rcatool.data.saliency import require_saliency
+from rcatool.errors import DataError
 from rcatool.models.rca_net import Maps
 from rcatool.models.region_cam import RegionBank, RegionRule, hypercolumns, region_cam
 from rcatool.pool import parallel_map, worker_count
@@ -51,10 +52,11 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
         run.require("train-cls", config)
         export_cams(run, config, force=force)
     steps = in_force(config)
-    if "make-pseudo/affinity" in steps:
-        train_affinity(run, config, [sample for sample in _tagged(run, config)[0] if sample.split == "train"], force=force)
     if "make-pseudo/refined" in steps:
-        refine_cams(run, config, _tagged(run, config)[0], force=force)
+        samples, _ = _tagged(run, config)
+        if "make-pseudo/affinity" in steps:
+            train_affinity(run, config, split(samples, "train"), force=force)
+        refine_cams(run, config, samples, force=force)
     make_labels(run, config, force=force)
 
 
@@ -66,7 +68,7 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
     world = make_world(device=config.runtime.device, precision=config.runtime.precision)
     samples, root = _tagged(run, config)
     model = load_cls(run, config, world)
-    bank = _region_bank(step.path / "regions.bank", model, run, config, world)
+    bank = _region_bank(step.path / "regions.bank", model, samples, config, world)
     if config.cam.maps == "accumulated":
         export_accumulated(run, config, step.path)  # training photos; the others have only the network's maps
     todo = [sample for sample in samples if not (step.path / f"{sample.id}.npz").exists()]
@@ -95,7 +97,7 @@ def make_labels(run: Run, config: Config, *, force: bool) -> None:
     cams = run.dir("make-pseudo/refined" if "make-pseudo/refined" in step.inputs else "make-pseudo/cams")
     rule = label_rule(config)
     if rule.background == "saliency":
-        _require_saliency(samples)
+        require_saliency(samples, "photos", setting="pseudo.background saliency", otherwise="pseudo.background=power")
     jobs = [
         LabelJob(root / s.image, cams / f"{s.id}.npz", step.path / f"{s.id}.png", s.size, root / s.saliency if s.saliency else None)
         for s in samples
@@ -156,16 +158,6 @@ def label_rule(config: Config) -> LabelRule:
     )
 
 
-def _require_saliency(samples: Sequence[Sample]) -> None:
-    """Raise ConfigError unless every photo has a saliency map."""
-    lacking = sum(sample.saliency is None for sample in samples)
-    if lacking:
-        raise ConfigError(
-            f"pseudo.background saliency: {lacking} of {len(samples)} photos have no saliency map",
-            "rca prepare ... --set data.saliency=DIR, or --set pseudo.background=power",
-        )
-
-
 def photo_maps(
     forward: Callable[[Tensor], Sequence[Tensor]], views: Sequence[Tensor], sample: Sample, *, settings: Cam, world: World
 ) -> tuple[np.ndarray, Tensor | None]:
@@ -190,21 +182,18 @@ def _region_rule(settings: Cam) -> RegionRule:
     )
 
 
-def _region_bank(path: Path, model: ClsNet, run: Run, config: Config, world: World) -> RegionBank | None:
+def _region_bank(path: Path, model: ClsNet, samples: Sequence[Sample], config: Config, world: World) -> RegionBank | None:
     """The region memory of the training photos, made first if there is none yet; None without the setting."""
     settings = config.cam
     if not settings.region_rounds or not settings.region_memory:
         return None
-    samples, root = _tagged(run, config)
-    classes, _ = read_data(run)
-    train = split(samples, "train")
     if not path.exists():
-        chosen = choose_photos(train, settings.region_memory, classes.num_classes, config.seed)
-        dataset = MultiScaleDataset(chosen, root, scales=settings.scales, flip=settings.flip)
+        chosen = choose_photos(split(samples, "train"), settings.region_memory, model.num_classes, config.seed)
+        dataset = MultiScaleDataset(chosen, Path(config.data.root), scales=settings.scales, flip=settings.flip)
         views = view_loader(dataset, workers=min(2, worker_count(config.runtime.workers)))
         looks = (photo_maps(cam_forward(model, settings, chosen[i]), v, chosen[i], settings=settings, world=world) for i, v in views)
         make_bank(path, zip(chosen, looks, strict=True), settings=settings, total=len(chosen))
-    return load_bank(path, samples, num_classes=classes.num_classes, device=world.device)
+    return load_bank(path, samples, num_classes=model.num_classes, device=world.device)
 
 
 def cam_forward(model: ClsNet, settings: Cam, sample: Sample) -> Callable[[Tensor], Sequence[Tensor]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rcatool import console
 from rcatool.checkpoint import load_state
-from rcatool.config import Config, Seg
+from rcatool.config import Affinity, Config, Seg
 from rcatool.config_cls import Cls
 from rcatool.data.datasets import Variation, tag_vector
 from rcatool.data.labels import ClassInfo, read_classes
@@ -92,7 +92,12 @@ def affinity_network(run: Run, config: Config, world: World) -> AffinityModel:
 
 def seed_dropout(seed: int, epoch: int) -> None:
     """Let what a network draws while it trains (dropout) depend on (seed, epoch) alone, so that resuming changes nothing."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, DROPOUT_STREAM]).generate_state(1, np.uint64)[0] >> 1))
+    torch.manual_seed(stream_seed(seed, epoch, DROPOUT_STREAM))
+
+
+def stream_seed(*parts: int) -> int:
+    """One 63-bit seed from several numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 def freeze_layers(model: ClsNet | DeepLab, settings: Cls | Seg) -> None:
@@ -110,7 +115,7 @@ def make_optimizer(model: ClsNet | DeepLab, settings: Cls | Seg) -> torch.optim.
     return sgd(model, model.heads(), **{name: getattr(settings, name) for name in names if hasattr(settings, name)})
 
 
-def lr_schedule(settings: Cls | Seg, epoch: int, steps: int) -> tuple[int, Callable[[int], float]]:
+def lr_schedule(settings: Cls | Seg | Affinity, epoch: int, steps: int) -> tuple[int, Callable[[int], float]]:
     """The steps done before an `epoch` of `steps`, and the factor of the learning rates at a step."""
     if isinstance(settings, Cls) and settings.schedule == "step":
         factor = step_decay(epoch, settings.step_epochs)

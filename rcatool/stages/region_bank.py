@@ -48,6 +48,8 @@ def make_bank(path: Path, looks: Iterable[tuple[Sample, tuple[np.ndarray, Tensor
                     classes.append(cls)
                     photos.append(sample.id)
             bar.advance(1)
+    if not regions:
+        raise DataError("no CAM shows a region that the region memory could keep", hint="rca make-pseudo --set cam.region_memory=0")
     arrays = {"regions": np.stack(regions), "classes": np.asarray(classes, np.int32), "photos": np.asarray(photos)}
     atomic_save(path, lambda file: np.savez(file, allow_pickle=False, **arrays))  # type: ignore[arg-type]
 

@@ -19,8 +19,9 @@ from rcatool.checkpoint import resume_training, save_state, save_training
 from rcatool.config import Config
 from rcatool.data.datasets import ClsDataset, EpochBatches, MultiScaleDataset, train_loader, view_loader
 from rcatool.data.manifest import Sample, check_images, split
+from rcatool.data.saliency import require_saliency
 from rcatool.engine import TrainLog, train_one_epoch
-from rcatool.errors import ConfigError, DataError
+from rcatool.errors import DataError
 from rcatool.metrics import mean_average_precision
 from rcatool.models.accumulator import AccumulationRule, AttentionAccumulator
 from rcatool.pool import worker_count
@@ -35,6 +36,7 @@ from rcatool.stages.networks import (
     make_optimizer,
     read_data,
     seed_dropout,
+    stream_seed,
     tag_matrix,
     variation,
 )
@@ -65,7 +67,8 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     train, held_out = split(samples, "train"), _held_out(samples)
     root = Path(config.data.root)
     check_images(train + held_out, root)
-    _check_saliency(config, train)
+    if config.cls.saliency_weight > 0:
+        require_saliency(train, "training photos", setting="cls.saliency_weight", otherwise="cls.saliency_weight=0")
     training = _build(config, train, classes.num_classes, world)
     start = resume_training(step.path / "last.pt", training.model, training.optimizer, accumulator=training.accumulator)
     console.log(_headline(config, train, start, world))
@@ -90,15 +93,6 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     (step.path / "last.pt").unlink(missing_ok=True)
 
 
-def _check_saliency(config: Config, train: Sequence[Sample]) -> None:
-    lacking = sum(sample.saliency is None for sample in train)
-    if config.cls.saliency_weight > 0 and lacking:
-        raise ConfigError(
-            f"cls.saliency_weight: {lacking} of {len(train)} training photos have no saliency map",
-            "rca prepare ... --set data.saliency=DIR, or --set cls.saliency_weight=0",
-        )
-
-
 def _build(config: Config, train: Sequence[Sample], num_classes: int, world: World) -> Training:
     if not train:
         raise DataError("the data set has no training photos", hint="rca prepare ... with a list that has some")
@@ -120,8 +114,8 @@ def _train_epoch(training: Training, loader: Any, epoch: int, log: TrainLog) -> 
     seed_dropout(config.seed, epoch)
     freeze_layers(model, config.cls)
     if model.memory is not None and settings.prototypes and epoch >= settings.prototypes_start:
-        model.memory.refresh_prototypes(seed=_seed(config.seed, epoch), iterations=settings.kmeans_iterations)
-    generator = torch.Generator().manual_seed(_seed(config.seed, epoch, MIXUP_STREAM))
+        model.memory.refresh_prototypes(seed=stream_seed(config.seed, epoch), iterations=settings.kmeans_iterations)
+    generator = torch.Generator().manual_seed(stream_seed(config.seed, epoch, MIXUP_STREAM))
     accumulate = _accumulation(training, epoch)
     intake = Intake(torch.zeros(model.num_classes, dtype=torch.long, device=training.world.device))
     steps = itertools.count()
@@ -175,11 +169,6 @@ def _log_epoch(training: Training, log: TrainLog, epoch: int, val_map: float | N
         census = {**memory.census(epoch), "found": intake.found, "stored": intake.stored}
         fields["memory"] = {name: [round(float(value), 3) for value in values] for name, values in census.items()}
     log.write(**fields)
-
-
-def _seed(*parts: int) -> int:
-    """One 63-bit seed from several numbers."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _headline(config: Config, train: Sequence[Sample], start: int, world: World) -> str:
