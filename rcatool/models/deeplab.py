@@ -1,10 +1,11 @@
 """DeepLab-v2 style segmentation: a dilated backbone and the sum of parallel dilated 3x3 convolutions (ASPP)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from rcatool.models.backbones import Backbone
+from rcatool.models.backbones import Backbone, build_backbone
 
 
 class DeepLab(nn.Module):
@@ -32,3 +33,18 @@ class DeepLab(nn.Module):
     def heads(self) -> list[nn.Parameter]:
         """The parameters that start from nothing and take the heads' learning rate."""
         return list(self.aspp.parameters())
+
+
+@dataclass(frozen=True)
+class SegDesign:
+    """All that determines a segmentation network but its weights and its number of classes."""
+
+    backbone: str
+    output_stride: int
+    aspp_rates: tuple[int, ...]
+
+
+def build_seg(design: SegDesign, num_classes: int) -> DeepLab:
+    """The segmentation network of a design for background and `num_classes` classes, with random weights."""
+    backbone = build_backbone(design.backbone, output_stride=design.output_stride)
+    return DeepLab(backbone, num_classes, aspp_rates=design.aspp_rates)

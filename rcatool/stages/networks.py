@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from rcatool import console
 from rcatool.checkpoint import load_state
-from rcatool.config import Affinity, Config, Seg
+from rcatool.config import Affinity, Config
 from rcatool.config_cls import Cls
+from rcatool.config_seg import Seg
 from rcatool.data.datasets import Variation, tag_vector
 from rcatool.data.labels import ClassInfo, read_classes
 from rcatool.data.manifest import Sample, read_manifest, split
 from rcatool.errors import DataError
 from rcatool.models.backbones import Backbone, build_backbone, freeze, freeze_batch_norm
-from rcatool.models.deeplab import DeepLab
+from rcatool.models.deeplab import DeepLab, SegDesign, build_seg
 from rcatool.models.heads import HeadKind
 from rcatool.models.official import OfficialNet, noise_memory
 from rcatool.models.rca_net import RcaNet
@@ -67,17 +68,28 @@ def cls_network(config: Config, tags: Tensor, *, pretrained: bool) -> ClsNet:
 
 def seg_network(config: Config, num_classes: int, *, pretrained: bool) -> DeepLab:
     """The segmentation network; `pretrained` loads the backbone's weights."""
-    backbone = _backbone(config.seg, pretrained=pretrained)
-    return DeepLab(backbone, num_classes, aspp_rates=config.seg.aspp_rates)
-
-
-def _backbone(settings: Cls | Seg, *, pretrained: bool) -> Backbone:
-    backbone = build_backbone(settings.backbone, output_stride=settings.output_stride)
-    if pretrained and backbone.output_stride != settings.output_stride:
-        console.log(f"{settings.backbone}: a feature cell is {backbone.output_stride} pixels wide, not {settings.output_stride}")
+    model = build_seg(seg_design(config.seg), num_classes)
     if pretrained:
-        load_weights(backbone, settings.backbone, settings.weights)
+        _load_backbone(model.backbone, config.seg)
+    return model
+
+
+def seg_design(settings: Seg) -> SegDesign:
+    """What of `settings` makes the segmentation network what it is."""
+    return SegDesign(settings.backbone, settings.output_stride, settings.aspp_rates)
+
+
+def _backbone(settings: Cls, *, pretrained: bool) -> Backbone:
+    backbone = build_backbone(settings.backbone, output_stride=settings.output_stride)
+    if pretrained:
+        _load_backbone(backbone, settings)
     return backbone
+
+
+def _load_backbone(backbone: Backbone, settings: Cls | Seg) -> None:
+    if backbone.output_stride != settings.output_stride:
+        console.log(f"{settings.backbone}: a feature cell is {backbone.output_stride} pixels wide, not {settings.output_stride}")
+    load_weights(backbone, settings.backbone, settings.weights)
 
 
 def affinity_network(run: Run, config: Config, world: World) -> AffinityModel:
