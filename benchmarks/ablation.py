@@ -50,12 +50,36 @@ KINDS = ("cam", "own", "memory")
 # Settled on the tune photos (docs/log.md): more weight costs maps, less is not felt.
 CONTRAST = {"memory.contrast_weight": "0.02", "memory.projection": "128"}
 
+# The released code's training on the same network, length and crop; its rates are for other networks, so those of the others are taken.
+OFFICIAL = {
+    "cls.method": "official", "cls.head": "grouped", "cls.head_width": "128", "cls.resize_square": "true", "cls.flip": "false",
+    "cls.shuffle": "false", "cls.nesterov": "true", "cls.decay_all": "true", "memory.momentum": "0.99", "memory.confidence": "0.7",
+    "memory.contrast_weight": "0.01", "memory.projection": "0",
+}  # fmt: skip
+
 TABLES: dict[str, dict[str, dict[str, str]]] = {
     "parts": {
         "plain": {"cls.method": "cam"},
         "contrast": {**CONTRAST, "memory.prototypes": "0"},
         "aggregation": {"memory.contrast_weight": "0"},
         "both": CONTRAST,
+    },
+    "designs": {
+        "plain": {"cls.method": "cam"},
+        "both": CONTRAST,
+        "fifo": {**CONTRAST, "memory.design": "fifo"},
+        "ring-ema": {**CONTRAST, "memory.design": "ring-ema"},
+        "fifo-50": {**CONTRAST, "memory.design": "fifo", "memory.size": "50"},
+        "no-mixup": {**CONTRAST, "memory.mixup_beta": "0"},
+        "k-3": {**CONTRAST, "memory.prototypes": "3"},
+        "k-30": {**CONTRAST, "memory.prototypes": "30"},
+        "tau-0.02": {**CONTRAST, "memory.temperature": "0.02"},
+        "tau-0.5": {**CONTRAST, "memory.temperature": "0.5"},
+        "momentum-0.9": {**CONTRAST, "memory.momentum": "0.9"},
+        "confidence-0.7": {**CONTRAST, "memory.confidence": "0.7"},
+        "contrast-at-once": {**CONTRAST, "memory.contrast_start": "0", "memory.prototypes_start": "1"},
+        "contrast-0.5": {**CONTRAST, "memory.contrast_weight": "0.5"},
+        "official": OFFICIAL,
     },
 }
 
