@@ -197,6 +197,33 @@ def test_a_bank_comes_back_from_its_file(tmp_path: Path) -> None:
         load_bank(tmp_path / "regions.bank", photos, num_classes=3, device=torch.device("cpu"))
 
 
+GOOD_BANK = {"regions": np.eye(2, 4, dtype=np.float16), "classes": np.array([2, -1], np.int32), "photos": np.array(["a", "b"])}
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "complaint"),
+    [
+        ("regions", np.eye(3, 4, dtype=np.float16), "equally many"),
+        ("regions", np.zeros(2, np.float16), "wrong shape or type"),
+        ("regions", np.eye(2, 4, dtype=np.int32), "wrong shape or type"),
+        ("regions", np.full((2, 4), np.nan, np.float16), "not finite"),
+        ("classes", np.array([3, -1], np.int32), "class 3, expected numbers below 3"),
+        ("classes", np.array([0, -2], np.int32), "expected numbers below 3"),
+        ("classes", np.array([[0, 1]], np.int32), "equally many"),
+        ("photos", np.array([1, 2]), "wrong shape or type"),
+    ],
+)
+def test_a_bank_of_other_arrays_is_refused(tmp_path: Path, name: str, array: np.ndarray, complaint: str) -> None:
+    path, device = tmp_path / "regions.bank", torch.device("cpu")
+    with path.open("wb") as file:
+        np.savez(file, **GOOD_BANK)
+    assert [len(part) for part in load_bank(path, [], num_classes=3, device=device).regions] == [0, 0, 1, 1]
+    with path.open("wb") as file:
+        np.savez(file, **{**GOOD_BANK, name: array})
+    with pytest.raises(DataError, match=complaint):
+        load_bank(path, [], num_classes=3, device=device)
+
+
 def test_maps_that_show_nothing_make_no_bank(tmp_path: Path) -> None:
     photo = draft("a", "train", image="a.jpg", mask=None, classes=[0])
     looks = [(photo, (np.zeros((1, 8, 10), np.float32), randn(7, 4, 5)))]

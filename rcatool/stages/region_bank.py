@@ -61,8 +61,22 @@ def load_bank(path: Path, photos: Sequence[Sample], *, num_classes: int, device:
             regions, classes, ids = archive["regions"], archive["classes"], archive["photos"]
     except BROKEN_ARCHIVE as error:
         raise DataError(f"{path}: not a readable region memory ({error})", hint="delete it, then rca make-pseudo makes it again") from error
+    problem = _problem(regions, classes, ids, num_classes)
+    if problem:
+        raise DataError(f"{path}: {problem}", hint="delete it, then rca make-pseudo makes it again")
     place = {sample.id: number for number, sample in enumerate(photos)}
     number = torch.tensor([place.get(one, -2) for one in ids.tolist()], device=device)
     entries, owner = F.normalize(torch.from_numpy(regions).to(device).float(), dim=1), torch.from_numpy(classes).to(device)
     groups = [*range(num_classes), -1]
     return RegionBank([entries[owner == cls] for cls in groups], [number[owner == cls] for cls in groups])
+
+
+def _problem(regions: np.ndarray, classes: np.ndarray, ids: np.ndarray, num_classes: int) -> str | None:
+    """What is wrong with the arrays of a bank, if anything is."""
+    if regions.ndim != 2 or regions.dtype.kind != "f" or classes.dtype.kind != "i" or ids.dtype.kind != "U":
+        return "arrays of the wrong shape or type"
+    if not classes.shape == ids.shape == (len(regions),):
+        return "regions, classes and photos are not equally many"
+    if len(classes) and not -1 <= int(classes.min()) <= int(classes.max()) < num_classes:
+        return f"a region of class {int(classes.max())}, expected numbers below {num_classes}"
+    return None if bool(np.isfinite(regions).all()) else "values that are not finite"
