@@ -48,7 +48,7 @@ def _measure(entries: int, options: argparse.Namespace) -> dict[str, float]:
     score = torch.ones(options.regions, options.classes, device=options.device)
 
     def step() -> None:
-        bank, cls = memory.valid_entries
+        bank, cls = memory.entries
         region_contrast(mix_regions(regions, mixup_beta=8, generator=generator), bank, cls, temperature=0.07).backward()
         memory.update(regions, photo.to(options.device), score, rule=WriteRule(0.5, 0.3))
 

@@ -66,7 +66,7 @@ class Parts:
         """The same, as `cls.method: rca` does it."""
         self.features.grad = None
         regions: Regions = find_regions(self.features, self.maps, self.tags, settings)
-        bank, bank_cls = memory.valid_entries
+        bank, bank_cls = memory.entries
         mixed = mix_regions(regions, mixup_beta=8.0, generator=self.generator)
         region_contrast(mixed, bank, bank_cls, temperature=0.07).backward()
         memory.update(regions, self.photo, self.score, rule=write_rule(settings))

@@ -55,6 +55,16 @@ def test_equals_a_loop(seed: int, classes: list[int]) -> None:
     assert float(loss(mixed, memory, memory_cls)) == pytest.approx(contrast_by_loop(mixed, memory, memory_cls), abs=1e-10)
 
 
+@pytest.mark.parametrize("classes", [[0, -1, 0, -1, 1, 2, -1], [-1] * 7, [1, -1, -1, 1, 1, -1, 1]])
+def test_entries_of_no_class_take_no_part(classes: list[int]) -> None:
+    mixed, memory, _ = example()
+    memory_cls = torch.tensor(classes)
+    memory[memory_cls < 0] *= torch.tensor([0.0, 1e6, 1.0, -3.0, 0.0], dtype=torch.float64)
+    written = memory_cls >= 0
+    expected = contrast_by_loop(mixed, memory[written], memory_cls[written])
+    assert float(loss(mixed, memory, memory_cls)) == pytest.approx(expected, abs=1e-10)
+
+
 def test_equal_entries_give_the_logarithm_of_their_number() -> None:
     memory_cls = torch.arange(20).repeat_interleave(500)
     value = loss(plain(randn(3, 4), [0, 7, 19]), torch.ones(10000, 4, dtype=torch.float64), memory_cls, 0.07)

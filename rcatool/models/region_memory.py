@@ -78,6 +78,12 @@ class RegionMemory(nn.Module):
     slots: Tensor | None
 
     @property
+    def entries(self) -> tuple[Tensor, Tensor]:
+        """All entries as they are now: features (S, D) and classes (S,), -1 where nothing was written yet."""
+        # A copy, as the step's own regions are written before its gradients are computed; picking the written ones takes twice as long.
+        return self.bank.clone(), self.slot_class.where(self.visits > 0, -1)
+
+    @property
     def valid_entries(self) -> tuple[Tensor, Tensor]:
         """The written entries: features (S', D) and classes (S',)."""
         written = self.visits > 0

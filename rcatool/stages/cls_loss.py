@@ -132,7 +132,7 @@ def write_rule(config: Config) -> WriteRule:
 
 def _contrast(model: RcaNet, memory: RegionMemory, regions: Regions, config: Config, state: StepState) -> Tensor:
     """The contrast against the memory as it was before this batch; both sides go through the projection if there is one."""
-    bank, bank_cls = memory.valid_entries
+    bank, bank_cls = memory.entries
     mixed = mix_regions(regions, mixup_beta=config.memory.mixup_beta, generator=state.generator)
     if model.projection is not None:
         mixed, bank = mixed.through(model.projection), model.projection(bank)
