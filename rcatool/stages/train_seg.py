@@ -154,7 +154,8 @@ def _validate(training: Training, log: TrainLog, epoch: int, best: Path) -> str:
 
 def _write_final(training: Training, step: StepDir) -> dict[str, float | int]:
     """Write final.pt, and return what the record says of it: which epoch's weights they are, and the score that chose them."""
-    settings, weights, about = training.config.seg, training.result.state_dict(), {"epoch": training.config.seg.epochs}
+    settings, weights = training.config.seg, training.result.state_dict()
+    about: dict[str, float | int] = {"epoch": settings.epochs}
     if settings.keep == "best":
         weights = load_state(step.path / "best.pt")["model"]
         about = {"epoch": int(training.best.epoch), "tune_miou": round(float(training.best.score), 6)}
