@@ -45,17 +45,17 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def save_training(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, *, accumulator: nn.Module | None = None
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, *, extra: nn.Module | None = None
 ) -> None:
-    """Write what training needs to go on after `epoch` epochs."""
+    """Write what training needs to go on after `epoch` epochs; `extra` holds what a training keeps beside its network."""
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
-    save_state(path, state | ({"accumulator": accumulator.state_dict()} if accumulator is not None else {}))
+    save_state(path, state | ({"extra": extra.state_dict()} if extra is not None else {}))
 
 
 def resume_training(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, accumulator: nn.Module | None = None
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, extra: nn.Module | None = None
 ) -> int:
-    """Fill model, optimizer and accumulator from `path`, if it is there, and return the number of epochs they have seen.
+    """Fill model, optimizer and `extra` from `path`, if it is there, and return the number of epochs they have seen.
 
     Raises `DataError` if the file is broken or belongs to another training.
     """
@@ -66,8 +66,8 @@ def resume_training(
         state = load_state(path)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        if accumulator is not None:
-            accumulator.load_state_dict(state["accumulator"])
+        if extra is not None:
+            extra.load_state_dict(state["extra"])
         return int(state["epoch"])
     except DataError as error:
         raise DataError(error.message, hint) from error

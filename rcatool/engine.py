@@ -64,11 +64,13 @@ def train_one_epoch(
     world: World,
     log: TrainLog,
     bar: Bar,
+    after_step: Callable[[], object] | None = None,
 ) -> None:
     """Train over `loader` once. `loss_fn` maps a batch on the device to named losses, `loss` being what is minimised.
 
-    schedule = (steps done before this epoch, the factor of the learning rates at a step). Raises `TrainingError` naming the step and the
-    terms when the loss stops being finite (looked at once per log line, so that the device is not waited for).
+    schedule = (steps done before this epoch, the factor of the learning rates at a step); `after_step` is called whenever the weights
+    have changed. Raises `TrainingError` naming the step and the terms when the loss stops being finite (looked at once per log line, so
+    that the device is not waited for).
     """
     done, rate = schedule
     for step, batch in enumerate(loader, start=done):
@@ -80,6 +82,8 @@ def train_one_epoch(
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         optimizer.step()
+        if after_step is not None:
+            after_step()
         last = step + 1 == done + len(loader)  # type: ignore[arg-type]
         if log.add({name: value.detach() for name, value in losses.items()}) or last:
             means = log.flush(step=step + 1, lr=optimizer.param_groups[0]["lr"], time=time.time())

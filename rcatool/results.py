@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rcatool.files import sha256_file
 
-_NOT_A_RESULT = ("stage.json", "log.jsonl", "last.pt")
+_NOT_A_RESULT = ("stage.json", "log.jsonl", "last.pt", "best.pt")
 _PACKAGES = ("rcatool", "torch", "torchvision", "numpy", "scipy", "pillow")
 
 

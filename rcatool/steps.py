@@ -14,6 +14,7 @@ from typing import Any
 from rcatool import config_io
 from rcatool.config import Config
 from rcatool.config_data import Data
+from rcatool.config_seg import Seg
 
 FORMAT = 1  # version of all files a step writes; a change makes every finished step stale
 
@@ -80,13 +81,27 @@ def in_force(config: Config) -> dict[str, Step]:
     found = {name: step for name, step in STEPS.items() if not step.methods or config.refine.method in step.methods}
     if config.cam.source:
         found["make-pseudo/cams"] = replace(found["make-pseudo/cams"], inputs=("prepare",))
+    found["train-seg"] = _learning(found["train-seg"], config.seg)
     return {name: replace(step, inputs=_those(step.inputs, found), optional_inputs=_those(step.optional_inputs, found))
             for name, step in found.items()}  # fmt: skip
 
 
-def is_needed(step: str, config: Config) -> bool:
-    """Whether anything that `config` asks for is made from `step`: with imported CAMs the classifier serves their refinement only."""
-    return step != "train-cls" or any(step in other.inputs for other in in_force(config).values())
+def _learning(step: Step, settings: Seg) -> Step:
+    """train-seg with what it learns from: true masks need no pseudo labels, weights from the CAM need the CAM beside them."""
+    if settings.labels == "truth":
+        return replace(step, inputs=("prepare",))
+    if settings.noise == "confidence":
+        return replace(step, settings=(*step.settings, "pseudo"), inputs=("make-pseudo/cams", "make-pseudo/refined", *step.inputs))
+    return step
+
+
+def is_needed(name: str, config: Config) -> bool:
+    """Whether the segmentation network is made from this step (or a step of this command); of imported CAMs or true masks it needs less."""
+    wanted: set[str] = set()
+    for step in reversed(in_force(config).values()):
+        if step.name in wanted or step.word in ("train-seg", "eval"):
+            wanted |= {step.name, step.word, *step.inputs}
+    return name in wanted
 
 
 def _those(names: tuple[str, ...], among: Mapping[str, Step]) -> tuple[str, ...]:

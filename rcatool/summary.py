@@ -34,7 +34,8 @@ def status(run: Run, config: Config) -> dict[str, Any]:
 
 def _reasons(step: str, state: State, config: Config) -> list[str]:
     if not is_needed(step, config):
-        return [*state.reasons, f"not needed: CAMs come from {config.cam.source}"]
+        why = "the network learns true masks" if config.seg.labels == "truth" else f"CAMs come from {config.cam.source}"
+        return [*state.reasons, f"not needed: {why}"]
     if step == "make-pseudo/cams" and config.cam.source:
         return [*state.reasons, f"imported from {config.cam.source} ({config.cam.source_format})"]
     return list(state.reasons)

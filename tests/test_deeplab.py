@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from rcatool.models.backbones import Backbone, build_backbone
-from rcatool.models.deeplab import DeepLab
+from rcatool.models.backbones import Backbone
+from rcatool.models.deeplab import DeepLab, SegDesign, build_seg
+from rcatool.models.seg_heads import SummedAspp
 
 RATES = (1, 2, 5)
 
@@ -16,14 +17,14 @@ class Identity(nn.Module):
 
 def head(num_classes: int = 2) -> DeepLab:
     """A network that is its head alone, on three feature channels."""
-    return DeepLab(Backbone(Identity(), 3, 1), num_classes, aspp_rates=RATES).double()
+    return DeepLab(Backbone(Identity(), 3, 1), SummedAspp(3, num_classes + 1, rates=RATES)).double()
 
 
 def test_logits_equal_a_loop_over_branches_and_taps() -> None:
     net = head()
     features = torch.randn(1, 3, 7, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = torch.zeros(1, 3, 7, 9, dtype=torch.float64)
-    for branch, rate in zip(net.aspp, RATES, strict=True):
+    for branch, rate in zip(net.head.branches, RATES, strict=True):
         padded = nn.functional.pad(features, (rate, rate, rate, rate))
         for i in range(3):
             for j in range(3):
@@ -41,8 +42,8 @@ def test_a_pixel_is_seen_at_each_rate() -> None:
 
 
 def test_head_starts_small_and_takes_the_heads_learning_rate() -> None:
-    net = DeepLab(build_backbone("tiny", output_stride=8), 4, aspp_rates=RATES)
-    weights, biases = [branch.weight for branch in net.aspp], [branch.bias for branch in net.aspp]
+    net = build_seg(SegDesign("tiny", 8, RATES), 4)
+    weights, biases = [branch.weight for branch in net.head.branches], [branch.bias for branch in net.head.branches]
     assert all(bool((bias == 0).all()) for bias in biases)
     assert all(0.009 < float(weight.detach().std()) < 0.011 for weight in weights)
     assert {id(p) for p in net.heads()} == {id(p) for p in (*weights, *biases)}
@@ -52,5 +53,5 @@ def test_head_starts_small_and_takes_the_heads_learning_rate() -> None:
 
 
 def test_one_map_for_background_and_each_class() -> None:
-    net = DeepLab(build_backbone("tiny", output_stride=8), 4, aspp_rates=(6, 12)).eval()
+    net = build_seg(SegDesign("tiny", 8, (6, 12)), 4).eval()
     assert net(torch.zeros(2, 3, 33, 48)).shape == (2, 5, 5, 6)  # rates larger than the map are no problem

@@ -28,7 +28,7 @@ LAYERS = {
     ],
     "computation": [
         "models/*", "refine/*", "data/transforms", "data/datasets", "optim", "kmeans", "cam_inference", "cams", "auto_threshold",
-        "cam_files", "cam_writing", "pseudo", "pseudo_batch", "scoring", "metrics", "tally", "bootstrap", "boundary",
+        "cam_files", "cam_writing", "label_weights", "pseudo", "pseudo_batch", "scoring", "metrics", "tally", "bootstrap", "boundary",
         "conventions", "scorecard", "checkpoint", "world", "region_picture",
     ],
     "engine": ["engine"],
@@ -72,7 +72,7 @@ EXPORT = [module for module in MODULES if module.startswith("export/")]
 # Where torch may be loaded: not by what runs in worker processes, which have to start fast.
 WITHOUT_TORCH = [
     *LAYERS["foundation"], *LAYERS["cli"], *EXPORT, "pseudo", "refine/crf", "refine/lattice", "refine/affinity_labels", "scoring", "cams",
-    "cam_files", "metrics", "tally", "scorecard", "stages/prepare", "stages/import_cams", "stages/sbd_masks",
+    "cam_files", "label_weights", "metrics", "tally", "scorecard", "stages/prepare", "stages/import_cams", "stages/sbd_masks",
     "stages/verify_data", "stages/voc_download",
 ]  # fmt: skip
 

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from rcatool.config import Config
 from rcatool.models.rca_net import RcaNet
 from rcatool.models.regions import Mixed, pool_regions, region_contrast, region_masks
+from rcatool.models.seg_loss import seg_loss
 from rcatool.stages.cls_loss import Intake, StepState, rca_loss
 from rcatool.stages.networks import cls_network
-from rcatool.stages.train_seg import seg_loss
 
 CLASSES = 3
 TAGS = torch.tensor([[1.0, 1, 0], [0, 1, 0], [1, 0, 1], [0, 0, 1]])

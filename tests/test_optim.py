@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rcatool.models.backbones import Backbone, build_backbone, freeze_batch_norm
-from rcatool.models.deeplab import DeepLab
+from rcatool.models.deeplab import DeepLab, SegDesign, build_seg
 from rcatool.models.rca_net import RcaNet
 from rcatool.models.region_memory import build_memory
 from rcatool.optim import poly, set_lr, sgd, step_decay
@@ -25,7 +25,7 @@ def backbone() -> Backbone:
 @pytest.mark.parametrize("kind", ["deeplab", "plain cam", "rca"])
 def test_every_trainable_parameter_is_in_the_right_group(kind: str, frozen: bool) -> None:
     memory = build_memory(torch.ones(2, 3).bool(), 96, design="fifo", size=2, prototypes=2) if kind == "rca" else None
-    model = DeepLab(backbone(), 3, aspp_rates=(1, 2)) if kind == "deeplab" else RcaNet(backbone(), 3, memory)
+    model = build_seg(SegDesign("tiny", 16, (1, 2)), 3) if kind == "deeplab" else RcaNet(backbone(), 3, memory)
     if frozen:
         freeze_batch_norm(model)
     optimizer = make(model)
@@ -37,7 +37,7 @@ def test_every_trainable_parameter_is_in_the_right_group(kind: str, frozen: bool
             assert frozen
             continue
         group, bias = found[id(parameter)], parameter.ndim == 1  # biases and batch norm
-        rate = HEAD_LR if name.startswith(("aspp", "p_head", "o_head")) else LR
+        rate = HEAD_LR if name.startswith(("head", "p_head", "o_head")) else LR
         assert (group["lr"], group["weight_decay"]) == (rate * (2 if bias else 1), 0 if bias else DECAY), name
         assert group["momentum"] == 0.9
         assert group["initial_lr"] == group["lr"]
@@ -64,7 +64,7 @@ def test_schedule_is_torchs_polynomial(power: float) -> None:
 
 
 def test_groups_keep_their_ratio() -> None:
-    optimizer = make(DeepLab(backbone(), 3, aspp_rates=(1,)))
+    optimizer = make(build_seg(SegDesign("tiny", 16, (1,)), 3))
     before = [group["lr"] for group in optimizer.param_groups]
     for factor in (0.5, 0.1):  # of the start, not of the last rate
         set_lr(optimizer, factor)

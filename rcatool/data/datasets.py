@@ -4,7 +4,7 @@ Training items are drawn by (epoch, index) pairs, and each draws its own generat
 photo looks like depends on neither the worker that made it nor on what came before.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,11 @@ class ClsDataset(_TrainingPhotos):
 
 
 class SegDataset(_TrainingPhotos):
-    """Training photos with label maps: (epoch, index) -> (image (3, S, S) float32, label (S, S) int64 with 255, index)."""
+    """Training photos with label maps: (epoch, index) -> (image (3, S, S) float32, label (S, S) int64 with 255, index).
+
+    Labels are the PNGs in a folder, or without one the photos' own masks. With `weigh`, which gives the weights (H, W) float32 of a label
+    map, those of the crop (S, S) come last, 0 outside of the photo.
+    """
 
     def __init__(
         self,
@@ -118,18 +122,28 @@ class SegDataset(_TrainingPhotos):
         num_classes: int,
         variation: Variation,
         *,
-        labels: Path,
+        labels: Path | None,
         resize_scale: tuple[float, float],
+        weigh: Callable[[Sample, np.ndarray], np.ndarray] | None = None,
     ) -> None:
         super().__init__(samples, root, num_classes, variation)
-        self.labels, self.resize_scale = labels, resize_scale
+        self.labels, self.resize_scale, self.weigh = labels, resize_scale, weigh
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+    def read_label(self, sample: Sample) -> np.ndarray:
+        """The label map (H, W) uint8 of a whole photo; raises `DataError` naming a file that is missing or broken."""
+        assert self.labels is not None or sample.mask is not None
+        path = self.root / str(sample.mask) if self.labels is None else self.labels / f"{sample.id}.png"
+        return read_mask(path, num_classes=self.num_classes, size=sample.size)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
         sample, image, rng = self._start(key)
-        label = read_mask(self.labels / f"{sample.id}.png", num_classes=self.num_classes, size=sample.size)
+        label = self.read_label(sample)
         view = self._view(transforms.scaled_size(*image.shape[-2:], float(rng.uniform(*self.resize_scale))), rng)
         piece = transforms.view_image(image, view, jitter=self.variation.color_jitter, rng=rng)
-        return piece, transforms.view_label(torch.from_numpy(np.array(label)), view).long(), key[1]
+        item = piece, transforms.view_label(torch.from_numpy(label), view).long(), key[1]
+        if self.weigh is None:
+            return item
+        return *item, transforms.view_map(torch.from_numpy(self.weigh(sample, label)), view)
 
 
 class MultiScaleDataset(Dataset[tuple[int, list[Tensor]]]):

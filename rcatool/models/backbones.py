@@ -13,7 +13,7 @@ from rcatool.models.resnet38 import ResNet38
 class Body(Protocol):
     """What a backbone is made of: a module that maps images to its levels, and names its first layers."""
 
-    def __call__(self, images: Tensor) -> list[Tensor]: ...
+    def __call__(self, images: Tensor, *, fine: bool = False) -> list[Tensor]: ...
 
     @property
     def early_layers(self) -> list[nn.Module]: ...
@@ -43,6 +43,11 @@ class Backbone(nn.Module):
         levels: list[Tensor] = self.body(images)
         return levels
 
+    def fine_and_last(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """A level at stride 4, or the finest where a network has none of that stride, and the last features."""
+        levels = self.body(images, fine=True)
+        return levels[0], levels[-1]
+
     @property
     def early_layers(self) -> list[nn.Module]:
         """The layers that may keep their pretrained weights (`cls.freeze_early`), in order.
@@ -55,20 +60,23 @@ class Backbone(nn.Module):
 class _Features(nn.Module):
     """A torchvision network whose `features` are all there is, with a last ReLU where the network has none inside.
 
-    Its output is what the layers in `taps` (places in `features`) return, and then the last features.
+    Its output is what the layers in `taps` (places in `features`) return, and then the last features. The layer `fine` returns the
+    level at stride 4.
     """
 
-    def __init__(self, features: nn.Sequential, *, taps: tuple[int, ...], last_relu: bool = False) -> None:
+    def __init__(self, features: nn.Sequential, *, fine: int, taps: tuple[int, ...], last_relu: bool = False) -> None:
         super().__init__()
         self.features = features
+        self.fine = fine
         self.taps = taps
         self.last_relu = last_relu
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, *, fine: bool = False) -> list[Tensor]:
+        taps = {self.fine, *self.taps} if fine else self.taps
         levels, features = [], images
         for place, layer in enumerate(self.features):
             features = layer(features)
-            if place in self.taps:
+            if place in taps:
                 levels.append(features)
         return [*levels, torch.relu(features) if self.last_relu else features]
 
@@ -78,7 +86,7 @@ class _Features(nn.Module):
 
 
 class _ResNetTrunk(nn.Module):
-    """The layers of a torchvision ResNet before its pooling, under their own names; its output is that of the last three."""
+    """The layers of a torchvision ResNet before its pooling, under their own names; its output is that of the last three (`fine`: four)."""
 
     def __init__(self, net: torchvision.models.ResNet) -> None:
         super().__init__()
@@ -86,11 +94,11 @@ class _ResNetTrunk(nn.Module):
             if name not in ("avgpool", "fc"):
                 self.add_module(name, layer)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, *, fine: bool = False) -> list[Tensor]:
         levels, features = [], images
         for name, layer in self.named_children():
             features = layer(features)
-            if name in ("layer2", "layer3", "layer4"):
+            if name in ("layer2", "layer3", "layer4") or (fine and name == "layer1"):
                 levels.append(features)
         return levels
 
@@ -128,7 +136,7 @@ def _vgg16(output_stride: int) -> tuple[nn.Module, int]:
     if output_stride == 8:
         layers[23] = nn.MaxPool2d(3, stride=1, padding=1)  # pool4
         _dilate(layers[24:], 2)
-    return _Features(nn.Sequential(*layers), taps=(15, 22)), 512  # relu3_3, relu4_3
+    return _Features(nn.Sequential(*layers), fine=15, taps=(15, 22)), 512  # relu3_3, relu4_3
 
 
 def _resnet(build: Callable[..., torchvision.models.ResNet], output_stride: int) -> tuple[nn.Module, int]:
@@ -142,7 +150,7 @@ def _mobilenet_v2(output_stride: int) -> tuple[nn.Module, int]:
         _dilate(features[7:14], 2, unstride_at=1)
     rate = 16 // output_stride
     _dilate(features[14:18], 2 * rate, unstride_at=rate)
-    return _Features(features, taps=(6, 13)), 1280
+    return _Features(features, fine=3, taps=(6, 13)), 1280
 
 
 def _densenet169(output_stride: int) -> tuple[nn.Module, int]:
@@ -153,7 +161,7 @@ def _densenet169(output_stride: int) -> tuple[nn.Module, int]:
         features.transition2.pool = nn.Identity()
         _dilate([features.denseblock3], 2)
     _dilate([features.denseblock4], 16 // output_stride * 2)
-    return _Features(features, taps=(6, 8), last_relu=True), 1664  # dense blocks 2 and 3
+    return _Features(features, fine=4, taps=(6, 8), last_relu=True), 1664  # dense blocks 1 (fine), 2 and 3
 
 
 def _tiny(output_stride: int) -> tuple[nn.Module, int]:
@@ -161,7 +169,7 @@ def _tiny(output_stride: int) -> tuple[nn.Module, int]:
     widths, strides = (3, 24, 48, 96, 96), (2, 2, 2, output_stride // 8)
     for width_in, width_out, stride in zip(widths, widths[1:], strides, strict=False):
         layers += [nn.Conv2d(width_in, width_out, 3, stride, 1, bias=False), nn.BatchNorm2d(width_out), nn.ReLU(inplace=True)]
-    return _Features(nn.Sequential(*layers), taps=(5, 8)), 96
+    return _Features(nn.Sequential(*layers), fine=5, taps=(5, 8)), 96
 
 
 _BUILDERS: dict[str, Callable[[int], tuple[nn.Module, int]]] = {

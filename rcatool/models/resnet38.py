@@ -75,12 +75,12 @@ class ResNet38(nn.Module):
                 width, before = widths[-1], dilation
         self.bn7 = nn.BatchNorm2d(width)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, *, fine: bool = False) -> list[Tensor]:
         levels, x = [], self.conv1a(images)
         for name, block in self.named_children():
             if isinstance(block, _Block):
                 active = block.activate(x)
-                if name in ("b5", "b6"):
+                if name in ("b5", "b6") or (fine and name == "b4"):  # what stage 4 starts from is at stride 4
                     levels.append(active)
                 x = block(x, active)
         return [*levels, torch.relu(self.bn7(x))]

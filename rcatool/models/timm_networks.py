@@ -33,17 +33,19 @@ class TimmNetwork(nn.Module):
         super().__init__()
         self.net = net
         self.multiple = multiple
-        self.taps = _taps([info["reduction"] for info in net.feature_info])  # type: ignore[union-attr]
+        reductions = [info["reduction"] for info in net.feature_info]  # type: ignore[union-attr]
+        self.taps, self.fine = _taps(reductions), _first_at(reductions, 4)
         mean, std = (torch.tensor(net.pretrained_cfg[part]) for part in ("mean", "std"))  # type: ignore[index]
         self.register_buffer("scale", (torch.tensor(STD) / std).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", ((torch.tensor(MEAN) - mean) / std).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, *, fine: bool = False) -> list[Tensor]:
         images = images * self.scale + self.shift
         size = [-(-side // self.multiple) * self.multiple for side in images.shape[-2:]]
         if size != list(images.shape[-2:]):
             images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-        options = {"indices": self.taps, "norm": False, "output_fmt": "NCHW"}
+        taps = sorted({self.fine, *self.taps}) if fine else self.taps
+        options = {"indices": taps, "norm": False, "output_fmt": "NCHW"}
         features, levels = self.net.forward_intermediates(images, **options)  # type: ignore[operator]
         return [*levels, self._as_map(features, size)]
 
@@ -178,5 +180,12 @@ def _taps(reductions: list[int]) -> list[int]:
     last = len(reductions) - 1
     if len(set(reductions)) == 1:
         return sorted({(last + 1) // 3 - 1, 2 * (last + 1) // 3 - 1} - {-1})
-    wanted = max((reduction for reduction in reductions[:last] if reduction <= 8), default=min(reductions))
-    return sorted({reductions.index(wanted), last - 1})
+    return sorted({_first_at(reductions, 8), last - 1})
+
+
+def _first_at(reductions: list[int], stride: int) -> int:
+    """The first stage but the last at the coarsest stride up to this one, or at the finest there is; of a transformer its first tap."""
+    if len(set(reductions)) == 1:
+        return _taps(reductions)[0]
+    wanted = max((reduction for reduction in reductions[:-1] if reduction <= stride), default=min(reductions))
+    return reductions.index(wanted)

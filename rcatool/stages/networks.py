@@ -76,7 +76,14 @@ def seg_network(config: Config, num_classes: int, *, pretrained: bool) -> DeepLa
 
 def seg_design(settings: Seg) -> SegDesign:
     """What of `settings` makes the segmentation network what it is."""
-    return SegDesign(settings.backbone, settings.output_stride, settings.aspp_rates)
+    return SegDesign(
+        backbone=settings.backbone,
+        output_stride=settings.output_stride,
+        aspp_rates=settings.aspp_rates,
+        head=settings.head,
+        head_width=settings.head_width,
+        input_scales=settings.input_scales,
+    )
 
 
 def _backbone(settings: Cls, *, pretrained: bool) -> Backbone:

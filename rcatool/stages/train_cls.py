@@ -70,7 +70,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     if config.cls.saliency_weight > 0:
         require_saliency(train, "training photos", setting="cls.saliency_weight", otherwise="cls.saliency_weight=0")
     training = _build(config, train, classes.num_classes, world)
-    start = resume_training(step.path / "last.pt", training.model, training.optimizer, accumulator=training.accumulator)
+    start = resume_training(step.path / "last.pt", training.model, training.optimizer, extra=training.accumulator)
     console.log(_headline(config, train, start, world))
     batches = EpochBatches(len(train), config.cls.batch_size, config.seed, shuffle=config.cls.shuffle)
     varied = variation(config.cls, config.seed)
@@ -84,7 +84,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
         intake = _train_epoch(training, loader, epoch, log)
         val_map = validate(training.model, held_out, root, classes.num_classes, config=config, world=world)
         _log_epoch(training, log, epoch, val_map, intake)
-        save_training(step.path / "last.pt", training.model, training.optimizer, epoch + 1, accumulator=training.accumulator)
+        save_training(step.path / "last.pt", training.model, training.optimizer, epoch + 1, extra=training.accumulator)
     final = {"model": training.model.state_dict(), "classes": list(classes.names), "fingerprint": step.fingerprint}
     save_state(step.path / "final.pt", final)
     if training.accumulator is not None:

@@ -1,79 +1,222 @@
-"""Stage 3: train the segmentation network on the pseudo labels.
+"""Stage 3: train the segmentation network on the pseudo labels, or on true masks (`seg.labels: truth`), to know what they would give.
 
-make-pseudo/labels/<id>.png -> train-seg/final.pt. Reads photos and pseudo labels of the train split, never a mask.
+make-pseudo/labels/<id>.png -> train-seg/final.pt. Reads photos and pseudo labels of the train split, and their CAMs with `seg.noise`
+confidence, their tags with teacher. Reads masks only where it is asked to: those of train with `seg.labels` truth, those of tune with
+`seg.validate_every` above 0 (`seg_validation`).
 """
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from rcatool import console
-from rcatool.checkpoint import resume_training, save_state, save_training
+from rcatool.checkpoint import load_state, resume_training, save_state, save_training
 from rcatool.config import Config
-from rcatool.data.datasets import EpochBatches, SegDataset, train_loader
-from rcatool.data.labels import IGNORE
-from rcatool.data.manifest import check_images, split
+from rcatool.data.datasets import EpochBatches, Loader, SegDataset, train_loader
+from rcatool.data.labels import IGNORE, ClassInfo
+from rcatool.data.manifest import Sample, check_images, first_few, split
 from rcatool.engine import TrainLog, train_one_epoch
+from rcatool.errors import DataError, TrainingError
+from rcatool.label_weights import MarginWeights
+from rcatool.models.average import WeightAverage
 from rcatool.models.deeplab import DeepLab
 from rcatool.pool import worker_count
-from rcatool.run import Run
-from rcatool.stages.networks import freeze_layers, lr_schedule, make_optimizer, read_data, seed_dropout, seg_network, variation
-from rcatool.world import make_world
+from rcatool.pseudo import LabelRule
+from rcatool.run import Run, StepDir
+from rcatool.stages.networks import (
+    freeze_layers,
+    lr_schedule,
+    make_optimizer,
+    read_data,
+    seed_dropout,
+    seg_design,
+    seg_network,
+    tag_matrix,
+    variation,
+)
+from rcatool.stages.seg_step import StepLoss, Teacher
+from rcatool.stages.seg_validation import Best, tune_miou, validation_photos
+from rcatool.world import World, make_world
+
+
+@dataclass
+class Training:
+    """What an epoch needs, and what a checkpoint holds."""
+
+    name: str
+    config: Config
+    classes: ClassInfo
+    world: World
+    train: list[Sample]
+    held_out: list[Sample]
+    model: DeepLab
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage | None
+    best: Best
+
+    @property
+    def extra(self) -> nn.Module:
+        """What a checkpoint holds beside the network."""
+        return nn.ModuleDict({"best": self.best} | ({} if self.average is None else {"average": self.average}))
+
+    @property
+    def result(self) -> DeepLab:
+        """The network whose weights count: the average where there is one."""
+        return self.model if self.average is None else self.average.model  # type: ignore[return-value]
 
 
 def main(run: Run, config: Config, *, force: bool = False) -> None:
-    """Train and write train-seg/final.pt, resuming from the last finished epoch; nothing to do if it is current."""
-    step = run.begin("train-seg", config, force=force)
+    """Train and write train-seg/final.pt; nothing to do if it is current."""
+    labels = None if config.seg.labels == "truth" else run.dir("make-pseudo/labels")
+    train_round(run, config, name="train-seg", labels=labels, force=force)
+
+
+def train_round(run: Run, config: Config, *, name: str, labels: Path | None, force: bool) -> None:
+    """Write final.pt of the step `name`, trained on a folder of labels (None: on masks), resuming from the last finished epoch."""
+    step = run.begin(name, config, force=force)
     if step is None:
         return
     world = make_world(device=config.runtime.device, precision=config.runtime.precision)
     classes, samples = read_data(run)
-    train = [sample for sample in split(samples, "train") if sample.classes]
+    train, held_out = _training_photos(samples, name, masks=labels is None), validation_photos(samples, config)
     root = Path(config.data.root)
-    check_images(train, root)
+    check_images(train + held_out, root)
+    varied, scale = variation(config.seg, config.seed), config.seg.resize_scale
+    weigh = _margin_weights(run, config, step) if config.seg.noise == "confidence" else None
+    dataset = SegDataset(train, root, classes.num_classes, varied, labels=labels, resize_scale=scale, weigh=weigh)
+    _check_labels(dataset, name)
+    training = _build(name, config, classes, world, train=train, held_out=held_out)
+    start = resume_training(step.path / "last.pt", training.model, training.optimizer, extra=training.extra)
+    resumed = f", resuming after epoch {start}" if start else ""
+    console.log(f"{name}: {config.seg.backbone}, {len(train)} photos, {config.seg.epochs} epochs on {world.device}{resumed}")
+    batches = EpochBatches(len(train), config.seg.batch_size, config.seed)
+    loader = train_loader(dataset, batches, workers=worker_count(config.runtime.workers), pin=world.device.type == "cuda")
+    _run_epochs(training, loader, batches, step, start)
+    about = _write_final(training, step)
+    run.commit(step, {**world.describe(), "photos": len(train), **about})
+    for file in ("last.pt", "best.pt"):
+        (step.path / file).unlink(missing_ok=True)
+
+
+def _run_epochs(training: Training, loader: Loader, batches: EpochBatches, step: StepDir, start: int) -> None:
+    """Train from the epoch `start` on, with a checkpoint after each."""
+    config, epochs = training.config, training.config.seg.epochs
+    log = TrainLog(step.path / "log.jsonl", every=config.runtime.log_every)
+    loss_fn = StepLoss(training.model, config.seg, _teacher(training), window=config.runtime.log_every)
+    warned, told = False, ""
+    for epoch in range(start, epochs):
+        batches.epoch = epoch
+        loss_fn.begin(epoch)
+        _train_epoch(training, loader, loss_fn, epoch, log=log, told=told)
+        if not warned and loss_fn.is_background_only(finished=epoch + 1 == epochs):
+            warned = True
+            console.warn(
+                f"{training.name}: after {epoch + 1} of {epochs} epochs the network predicts as good as nothing but background: "
+                "try --set seg.loss=balanced, or lower seg.lr (and seg.head_lr), or look at the labels"
+            )
+        if training.held_out and ((epoch + 1) % config.seg.validate_every == 0 or epoch + 1 == epochs):
+            told = _validate(training, log, epoch + 1, step.path / "best.pt")
+        save_training(step.path / "last.pt", training.model, training.optimizer, epoch + 1, extra=training.extra)
+
+
+def _train_epoch(training: Training, loader: Loader, loss_fn: StepLoss, epoch: int, *, log: TrainLog, told: str) -> None:
+    """One pass; a loss that is not finite is told with the photos of its batch."""
+    settings, model, average = training.config.seg, training.model, training.average
+    model.train()
+    seed_dropout(training.config.seed, epoch)
+    freeze_layers(model, settings)
+    schedule = lr_schedule(settings, epoch, len(loader))
+    try:
+        with console.progress(f"{training.name} epoch {epoch + 1}/{settings.epochs}{told}", total=len(training.train)) as bar:
+            train_one_epoch(
+                model, loss_fn, loader, training.optimizer, schedule=schedule, world=training.world, log=log, bar=bar,
+                after_step=None if average is None else lambda: average.update(model),
+            )  # fmt: skip
+    except TrainingError as error:
+        photos = first_few([training.train[number].image for number in loss_fn.bad_photos()])
+        raise TrainingError(f"{error.message}; first with the photos {photos}", error.hint) from error
+
+
+def _validate(training: Training, log: TrainLog, epoch: int, best: Path) -> str:
+    """Score the network after `epoch` epochs and keep it if it is the best so far; returns what a bar says of it."""
+    config, model = training.config, training.result
+    root = Path(config.data.root)
+    miou = tune_miou(model, training.held_out, root, training.classes.num_classes, config=config, world=training.world)
+    if training.best.update(miou, epoch) and config.seg.keep == "best":
+        save_state(best, {"model": model.state_dict()})
+    log.write(epoch=epoch, tune_miou=miou)
+    console.log(f"{training.name}: epoch {epoch}/{config.seg.epochs} done, mIoU on {len(training.held_out)} tune photos {100 * miou:.1f}")
+    return f" (tune {100 * miou:.1f})"
+
+
+def _write_final(training: Training, step: StepDir) -> dict[str, float | int]:
+    """Write final.pt, and return what the record says of it: which epoch's weights they are, and the score that chose them."""
+    settings, weights = training.config.seg, training.result.state_dict()
+    about: dict[str, float | int] = {"epoch": settings.epochs}
+    if settings.keep == "best":
+        weights = load_state(step.path / "best.pt")["model"]
+        about = {"epoch": int(training.best.epoch), "tune_miou": round(float(training.best.score), 6)}
+    final = {"model": weights, "classes": list(training.classes.names), "fingerprint": step.fingerprint}
+    save_state(step.path / "final.pt", final | {"design": asdict(seg_design(settings))})
+    return about
+
+
+def _build(name: str, config: Config, classes: ClassInfo, world: World, *, train: list[Sample], held_out: list[Sample]) -> Training:
     torch.manual_seed(config.seed)  # the head's initial values; in training, only dropout draws from this generator
     model = world.place(seg_network(config, classes.num_classes, pretrained=True))
     optimizer = make_optimizer(model, config.seg)
-    start = resume_training(step.path / "last.pt", model, optimizer)
-    resumed = f", resuming after epoch {start}" if start else ""
-    console.log(f"train-seg: {config.seg.backbone}, {len(train)} photos, {config.seg.epochs} epochs on {world.device}{resumed}")
-    batches = EpochBatches(len(train), config.seg.batch_size, config.seed)
-    labels, scale = run.dir("make-pseudo/labels"), config.seg.resize_scale
-    dataset = SegDataset(train, root, classes.num_classes, variation(config.seg, config.seed), labels=labels, resize_scale=scale)
-    loader = train_loader(dataset, batches, workers=worker_count(config.runtime.workers), pin=world.device.type == "cuda")
-    log = TrainLog(step.path / "log.jsonl", every=config.runtime.log_every)
-    for epoch in range(start, config.seg.epochs):
-        batches.epoch = epoch
-        model.train()
-        seed_dropout(config.seed, epoch)
-        freeze_layers(model, config.seg)
-        schedule = lr_schedule(config.seg, epoch, len(batches))
-        with console.progress(f"train-seg epoch {epoch + 1}/{config.seg.epochs}", total=len(train)) as bar:
-            loss_fn = _loss_fn(model)
-            train_one_epoch(model, loss_fn, loader, optimizer, schedule=schedule, world=world, log=log, bar=bar)
-        save_training(step.path / "last.pt", model, optimizer, epoch + 1)
-    final = {"model": model.state_dict(), "classes": list(classes.names), "fingerprint": step.fingerprint}
-    save_state(step.path / "final.pt", final)
-    run.commit(step, world.describe())
-    (step.path / "last.pt").unlink(missing_ok=True)
+    average = WeightAverage(model, config.seg.ema) if config.seg.ema > 0 else None
+    return Training(name, config, classes, world, train, held_out, model, optimizer, average, Best())
 
 
-def seg_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """Cross-entropy of logits (B, C + 1, h, w), upsampled, with labels (B, H, W): mean over pixels that are not 255.
+def _teacher(training: Training) -> Teacher | None:
+    """The average of the weights as a teacher, if the settings ask for one."""
+    if training.config.seg.noise != "teacher":
+        return None
+    assert training.average is not None
+    tags = tag_matrix(training.train, training.classes.num_classes)
+    background: Tensor = torch.ones(len(tags), 1, dtype=torch.bool)
+    return Teacher(training.average, torch.cat([background, tags], dim=1).to(training.world.device))
 
-    A batch that is all ignore gives 0, not nan.
-    """
-    full = F.interpolate(logits.float(), size=label.shape[-2:], mode="bilinear", align_corners=False)
-    total = F.cross_entropy(full, label, ignore_index=IGNORE, reduction="sum")
-    return total / (label != IGNORE).sum().clamp(min=1)
+
+def _training_photos(samples: Sequence[Sample], name: str, *, masks: bool) -> list[Sample]:
+    """The photos that have labels: those with tags, or those with `masks`. DataError where none has."""
+    train = split(samples, "train")
+    if not masks:
+        return [sample for sample in train if sample.classes]
+    found = [sample for sample in train if sample.mask is not None]
+    if not found:
+        hint = "rca prepare with masks of the training photos, or --set seg.labels=pseudo"
+        raise DataError(f"seg.labels: truth, but none of {len(train)} training photos has a mask", hint)
+    if len(found) < len(train):
+        console.warn(f"{name}: {len(train) - len(found)} of {len(train)} training photos have no mask and are left out")
+    return found
 
 
-def _loss_fn(model: DeepLab) -> Any:
-    def loss_fn(batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
-        images, label, _ = batch
-        return {"loss": seg_loss(model(images), label)}
+def _margin_weights(run: Run, config: Config, step: StepDir) -> MarginWeights:
+    """The weights of `seg.noise` confidence, from the CAMs that the labels were made of and the background that they were made with."""
+    settings, cams = config.pseudo, "make-pseudo/refined" if "make-pseudo/refined" in step.inputs else "make-pseudo/cams"
+    record = run.record("make-pseudo/labels") or {}
+    level = record.get("info", {}).get("bg_threshold", settings.bg_threshold)  # what pseudo.background: auto chose
+    if settings.rule == "confidence":  # no background of its own: the middle of its two
+        level = (settings.sure_foreground + settings.sure_background) / 2
+    kind = "threshold" if settings.background == "auto" or settings.rule == "confidence" else settings.background
+    rule = LabelRule(kind, bg_threshold=level, bg_power=settings.bg_power, crf="none", crf_params=None, confidence=0.0)
+    return MarginWeights(run.dir(cams), Path(config.data.root), rule, config.seg.margin)
 
-    return loss_fn
+
+def _check_labels(dataset: SegDataset, name: str) -> None:
+    """Look at labels until there is something to learn: DataError where all are ignore, a warning where all are background."""
+    labelled = False
+    for sample in dataset.samples:
+        label = dataset.read_label(sample)
+        if bool(((label != 0) & (label != IGNORE)).any()):
+            return
+        labelled |= bool((label == 0).any())
+    hint = "lower pseudo.bg_threshold, and look at make-pseudo/labels"
+    if not labelled:
+        raise DataError(f"the labels of all {len(dataset)} training photos are ignore (255): there is nothing to learn", hint)
+    console.warn(f"{name}: the labels of all {len(dataset)} training photos are background: the network will know nothing else ({hint})")
