@@ -120,11 +120,24 @@ class Pseudo(Section):
     smallest: Unit = Field(0.01, description="conflict: photos with less than this share of foreground are ignored as a whole")
 
 
+class Second(Section):
+    """A second round: predictions of the trained network become labels, and the network is trained again on them."""
+
+    enabled: bool = Field(False, description="make these labels and train on them after train-seg; eval then scores both networks")
+    scales: Scales = Field((0.75, 1.0, 1.25), description="sizes the network of the first round sees each photo at")
+    flip: bool = Field(True, description="also the mirrored photo")
+    crf: Literal["none", "seed", "irn", "deeplab"] = Field(
+        "none", description="dense CRF at full size on background and tags: constants as pseudo.crf, or those of eval.crf"
+    )
+    confidence: Unit = Field(0.0, description="pixels whose best probability (after the CRF) is below this become ignore (255); 0: none")
+
+
 class Eval(Section):
     """Scoring."""
 
     scales: Scales = Field((0.75, 1.0, 1.25), description="sizes the segmentation network sees each photo at")
     flip: bool = Field(True, description="also the mirrored photo")
+    crf: Literal["none", "deeplab"] = Field("none", description="dense CRF on the network's mean softmax at full size, all classes")
     threshold_step: Annotated[float, Field(ge=0.005, le=0.5)] = Field(0.02, description="step of the CAM threshold sweep over [0, 1]")
 
 
@@ -148,6 +161,7 @@ class Config(Section):
     refine: Refine = Refine()
     pseudo: Pseudo = Pseudo()
     seg: Seg = Seg()
+    second: Second = Second()
     eval: Eval = Eval()
     runtime: Runtime = Runtime()
     seed: Natural = Field(0, description="seed of everything random")
