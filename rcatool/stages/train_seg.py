@@ -1,6 +1,7 @@
 """Stage 3: train the segmentation network on the pseudo labels.
 
-make-pseudo/labels/<id>.png -> train-seg/final.pt. Reads photos and pseudo labels of the train split, never a mask.
+make-pseudo/labels/<id>.png -> train-seg/final.pt. With `second.enabled` that network makes labels (`second_round`), which another is
+trained on: make-pseudo/round-2/<id>.png -> train-seg-2/final.pt. Reads photos and pseudo labels of the train split, never a mask.
 """
 
 from pathlib import Path
@@ -21,12 +22,21 @@ from rcatool.models.deeplab import DeepLab
 from rcatool.pool import worker_count
 from rcatool.run import Run
 from rcatool.stages.networks import freeze_layers, lr_schedule, make_optimizer, read_data, seed_dropout, seg_network, variation
+from rcatool.stages.second_round import make_second_labels
 from rcatool.world import make_world
 
 
 def main(run: Run, config: Config, *, force: bool = False) -> None:
-    """Train and write train-seg/final.pt, resuming from the last finished epoch; nothing to do if it is current."""
-    step = run.begin("train-seg", config, force=force)
+    """Train, and with `second.enabled` make labels from that network and train on these; each step only if it is not current."""
+    train_round(run, config, name="train-seg", labels=run.dir("make-pseudo/labels"), force=force)
+    if config.second.enabled:
+        make_second_labels(run, config, force=force)
+        train_round(run, config, name="train-seg-2", labels=run.dir("make-pseudo/round-2"), force=force)
+
+
+def train_round(run: Run, config: Config, *, name: str, labels: Path, force: bool) -> None:
+    """Write final.pt of the step `name`, trained on a folder of labels, resuming from the last finished epoch, if it is not current."""
+    step = run.begin(name, config, force=force)
     if step is None:
         return
     world = make_world(device=config.runtime.device, precision=config.runtime.precision)
@@ -39,9 +49,9 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     optimizer = make_optimizer(model, config.seg)
     start = resume_training(step.path / "last.pt", model, optimizer)
     resumed = f", resuming after epoch {start}" if start else ""
-    console.log(f"train-seg: {config.seg.backbone}, {len(train)} photos, {config.seg.epochs} epochs on {world.device}{resumed}")
+    console.log(f"{name}: {config.seg.backbone}, {len(train)} photos, {config.seg.epochs} epochs on {world.device}{resumed}")
     batches = EpochBatches(len(train), config.seg.batch_size, config.seed)
-    labels, scale = run.dir("make-pseudo/labels"), config.seg.resize_scale
+    scale = config.seg.resize_scale
     dataset = SegDataset(train, root, classes.num_classes, variation(config.seg, config.seed), labels=labels, resize_scale=scale)
     loader = train_loader(dataset, batches, workers=worker_count(config.runtime.workers), pin=world.device.type == "cuda")
     log = TrainLog(step.path / "log.jsonl", every=config.runtime.log_every)
@@ -51,7 +61,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
         seed_dropout(config.seed, epoch)
         freeze_layers(model, config.seg)
         schedule = lr_schedule(config.seg, epoch, len(batches))
-        with console.progress(f"train-seg epoch {epoch + 1}/{config.seg.epochs}", total=len(train)) as bar:
+        with console.progress(f"{name} epoch {epoch + 1}/{config.seg.epochs}", total=len(train)) as bar:
             loss_fn = _loss_fn(model)
             train_one_epoch(model, loss_fn, loader, optimizer, schedule=schedule, world=world, log=log, bar=bar)
         save_training(step.path / "last.pt", model, optimizer, epoch + 1)
