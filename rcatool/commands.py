@@ -70,7 +70,9 @@ _stage_command(
     "make-pseudo", "Export CAMs and turn them into pseudo labels.\n\nExample: rca make-pseudo --set pseudo.bg_threshold=0.4"
 )
 _stage_command(
-    "train-seg", "Train the segmentation network on the pseudo labels.\n\nExample: rca train-seg --set seg.epochs=10"
+    "train-seg",
+    "Train the segmentation network on the pseudo labels, and with second.enabled again on what it makes of them.\n\n"
+    "Example: rca train-seg --set seg.epochs=10",
 )
 
 

@@ -11,7 +11,7 @@ from rcatool.scorecard import paired
 from rcatool.steps import STEPS
 from rcatool.tally import PhotoTable, read_photo_tables
 
-TARGETS = ("seg", "pseudo", "refined", "cam")  # the last step of the pipeline that both have is what people mean
+TARGETS = ("seg", "pseudo_2", "seg_1", "pseudo", "refined", "cam")  # the last step of the pipeline that both have is what people mean
 THRESHOLDED = ("refined", "cam")
 
 

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 Document = Mapping[str, Any]
 
-TARGETS = {"cam": "CAMs", "refined": "refined CAMs", "pseudo": "pseudo labels", "seg": "segmentation network"}
+TARGETS = {
+    "cam": "CAMs", "refined": "refined CAMs", "pseudo": "pseudo labels", "seg_1": "network of round 1", "pseudo_2": "labels of round 2",
+    "seg": "segmentation network",
+}  # fmt: skip
 PEERS = {"irn": "IRN", "eps": "EPS", "seam": "SEAM", "clip-es": "CLIP-ES"}
 _UNLABELLED = {"wrong": "miou", "background": "miou_unlabelled_as_background", "dropped": "miou_unlabelled_dropped"}
 _MOST_CONFUSIONS = 5

@@ -96,8 +96,13 @@ def is_needed(step: str, config: Config) -> bool:
 
 
 def last_network(config: Config) -> str:
-    """The step that makes the network of a run: the one that is scored, predicts and is exported."""
-    return "train-seg-2" if config.second.enabled else "train-seg"
+    """The step that makes the network of a run: the one whose score is `seg`, that predicts and is exported."""
+    return scored_networks(config.second.enabled)["seg"]
+
+
+def scored_networks(second: bool) -> dict[str, str]:
+    """The networks that eval scores, as target -> step, in order; `second` as in `second.enabled`."""
+    return {"seg_1": "train-seg", "seg": "train-seg-2"} if second else {"seg": "train-seg"}
 
 
 def _those(names: tuple[str, ...], among: Mapping[str, Step]) -> tuple[str, ...]:
