@@ -132,7 +132,8 @@ OPTIONS = {
     "make-pseudo": SHARED,
     "train-seg": SHARED,
     "eval": SHARED | {"--json"},
-    "score": {"--classes", "--list", "--allow-missing", "--against", "--boundary", "--workers", "--json", "--quiet", "--debug"},
+    "score": {"--classes", "--list", "--allow-missing", "--against", "--boundary", "--breakdown", "--workers"}
+    | {"--json", "--quiet", "--debug"},
     "compare": {"--target", "--json", "--debug"},
     "run": SHARED | {"--json"},
     "demo": SHARED,

@@ -28,7 +28,8 @@ LAYERS = {
     ],
     "computation": [
         "models/*", "refine/*", "data/transforms", "data/datasets", "optim", "kmeans", "cam_inference", "cams", "auto_threshold",
-        "cam_files", "cam_writing", "pseudo", "pseudo_batch", "soft_labels", "seg_inference", "scoring", "breakdown", "metrics", "tally", "bootstrap", "boundary",
+        "cam_files", "cam_writing", "pseudo", "pseudo_batch", "soft_labels", "seg_inference", "breakdown",
+        "scoring", "metrics", "tally", "bootstrap", "boundary",
         "conventions", "scorecard", "checkpoint", "world", "region_picture",
     ],
     "engine": ["engine"],
@@ -36,8 +37,8 @@ LAYERS = {
     "export": ["export/*"],
     "cli": [
         "__init__", "cli", "options", "commands", "prepare_commands", "coco_command", "cam_commands", "score_commands", "export_commands",
-        "inspect_commands", "weights_command", "workflow", "voc_archives", "summary", "score_tables", "mask_score", "comparison", "reference",
-        "doctor",
+        "inspect_commands", "weights_command", "workflow", "voc_archives", "summary", "score_tables", "mask_score", "comparison",
+        "reference", "doctor",
         "__main__",
     ],
 }  # fmt: skip

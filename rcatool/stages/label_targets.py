@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rcatool import console
+from rcatool.breakdown import breakdown_report
 from rcatool.conventions import emulate_labels
 from rcatool.scorecard import boundary_report, intervals, report
 from rcatool.scoring import score_labels
@@ -88,14 +89,14 @@ def _label_target(
     for part in parts:
         jobs = score_jobs(scene, scored_photos(scene, part, tagged=target.startswith("pseudo")), folder, ".png")
         tally = Tally()
-        for job, photo in counted(scene, f"eval {target} ({part})", partial(score_labels, boundary=True), jobs):
+        for job, photo in counted(scene, f"eval {target} ({part})", partial(score_labels, boundary=True, breakdown=True), jobs):
             tally.add(job.id, photo)
         if jobs:
             confusion = tally.confusion(len(names) + 1)
             found.append(({
                 **head(scene, part, tally, about), "threshold": threshold, **report(confusion, names),
                 **intervals(tally.table(), len(names) + 1), "conventions": emulate_labels(confusion),
-                **boundary_report(tally.boundary, names),
+                **boundary_report(tally.boundary, names), **breakdown_report(tally.errors, names),
             }, tally))  # fmt: skip
         elif part == parts[0]:
             return None
