@@ -105,9 +105,8 @@ def breakdown_cells(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarr
 
 def repaired(counts: np.ndarray, kinds: Sequence[str], num_labels: int) -> np.ndarray:
     """Confusion matrix (L, L + 1) of counts (SHAPE) with the pixels of some kinds as in the truth."""
-    matrix = confusion_of(counts.sum(axis=(0, 1)), num_labels)
     moved = confusion_of(counts[[KINDS.index(kind) for kind in kinds]].sum(axis=(0, 1)), num_labels)
-    matrix = matrix - moved
+    matrix: np.ndarray = confusion_of(counts.sum(axis=(0, 1)), num_labels) - moved
     matrix[np.arange(num_labels), np.arange(num_labels)] += moved.sum(axis=1)
     return matrix
 

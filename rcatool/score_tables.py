@@ -191,6 +191,23 @@ def pair_tables(document: Document, names: Sequence[str]) -> list["RenderableTyp
     return [_table("% of each, and B - A", ("IoU", "A", "B", "B - A", "95 % interval"), rows), text]
 
 
+def reference_tables(document: Document) -> list["RenderableType"]:
+    """What `rca eval --reference` says: both networks, the share that ours reaches, and its interval, as mIoU and by class."""
+    ours, theirs, ratio = document["seg"], document["reference"], document["ratio"]
+    rows = [["mIoU", percent(theirs["miou"], 2), percent(ours["miou"], 2), percent(ratio["miou"]), _span(ratio["interval"])]]
+    rows += [
+        [name, percent(theirs["iou"][name]), percent(ours["iou"][name]), percent(told["ratio"]), _span(told["interval"])]
+        for name, told in ratio["iou"].items()
+    ]
+    bounds = ratio["bootstrap"]
+    text = (
+        f"reference: network {document['fingerprint'][:12]}, trained on {document['trained_on']} labels; intervals over "
+        f"{bounds['over']}, {bounds['resamples']} resamples that draw the same photos for both"
+    )
+    title = f"share of the reference's IoU on {document['list']} ({document['images']} photos)"
+    return [_table(title, ("IoU", "reference %", "this %", "share %", "95 %"), rows), text]
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     """A share as a percentage, `-` for None."""
     return "-" if value is None else f"{100 * value:.{digits}f}"

@@ -131,7 +131,7 @@ OPTIONS = {
     "train-cls": SHARED,
     "make-pseudo": SHARED,
     "train-seg": SHARED,
-    "eval": SHARED | {"--json"},
+    "eval": SHARED | {"--reference", "--json"},
     "score": {"--classes", "--list", "--allow-missing", "--against", "--boundary", "--breakdown", "--workers"}
     | {"--json", "--quiet", "--debug"},
     "compare": {"--target", "--json", "--debug"},
