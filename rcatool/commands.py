@@ -39,6 +39,9 @@ app.command("import-cams")(cam_commands.import_cams)
 app.command("convert-weights")(weights_command.convert_weights)
 app.add_typer(inspect_commands.app, name="inspect")
 
+Reference = Annotated[
+    Path | None, typer.Option("--reference", metavar="RUN2", help="A scored run trained on true masks: which share of its mIoU is this?")
+]
 DEMO_RUN = Path("runs/demo")
 
 
@@ -70,20 +73,30 @@ _stage_command(
     "make-pseudo", "Export CAMs and turn them into pseudo labels.\n\nExample: rca make-pseudo --set pseudo.bg_threshold=0.4"
 )
 _stage_command(
-    "train-seg", "Train the segmentation network on the pseudo labels.\n\nExample: rca train-seg --set seg.epochs=10"
+    "train-seg",
+    "Train the segmentation network on the pseudo labels, and with second.enabled again on what it makes of them.\n\n"
+    "Example: rca train-seg --set seg.epochs=10",
 )
 
 
 @app.command("eval")
 def _eval(
-    run: RunDir = DEFAULT_RUN, set_: Settings = None, force: Force = False,
+    run: RunDir = DEFAULT_RUN, reference: Reference = None, set_: Settings = None, force: Force = False,
     device: Device = None, quiet: Quiet = False, debug: Debug = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Score CAMs, pseudo labels and the segmentation network, as far as they are there.
 
-    Example: rca eval --json
+    Example: rca eval --reference runs/supervised
     """
+    if reference is not None:
+        from rcatool import reference as references
+
+        references.check(reference)  # before the photos are predicted, which may take long
     _stage("eval", request(run, set_, force, device, quiet))
+    if reference is not None:
+        from rcatool import workflow
+
+        workflow.add_reference(request(run, set_, force, device, quiet), reference)
     _print_scores(run, as_json)
 
 
@@ -168,5 +181,8 @@ def _print_scores(run: Path, as_json: bool) -> None:
         console.print_result(summary.metrics_path(Run(run)).read_text(encoding="utf-8").strip())
         return
     metrics = summary.read_metrics(Run(run))
+    reference = summary.read_reference(Run(run)) if metrics else None
     for table in score_tables.run_tables(metrics) if metrics else ():
+        console.print_result(table)
+    for table in score_tables.reference_tables(reference) if reference else ():
         console.print_result(table)

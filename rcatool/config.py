@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from rcatool.config_cls import Cls, Memory
 from rcatool.config_data import Data, Natural, NonNegative, Positive, PositiveFloat, Scale, Scales, Section, Unit
-from rcatool.config_seg import Seg
+from rcatool.config_seg import Second, Seg
 
 CamFormat = Literal["irn", "psa", "seam", "puzzlecam", "clip-es", "mctformer", "npz"]
 
@@ -125,6 +125,7 @@ class Eval(Section):
 
     scales: Scales = Field((0.75, 1.0, 1.25), description="sizes the segmentation network sees each photo at")
     flip: bool = Field(True, description="also the mirrored photo")
+    crf: Literal["none", "deeplab"] = Field("none", description="dense CRF on the network's mean softmax at full size, all classes")
     threshold_step: Annotated[float, Field(ge=0.005, le=0.5)] = Field(0.02, description="step of the CAM threshold sweep over [0, 1]")
 
 
@@ -148,6 +149,13 @@ class Config(Section):
     refine: Refine = Refine()
     pseudo: Pseudo = Pseudo()
     seg: Seg = Seg()
+    second: Second = Second()
     eval: Eval = Eval()
     runtime: Runtime = Runtime()
     seed: Natural = Field(0, description="seed of everything random")
+
+    @model_validator(mode="after")
+    def _rounds(self) -> "Config":
+        if self.second.enabled and self.seg.labels == "truth":
+            raise ValueError("second.enabled: a second round mends pseudo labels, and seg.labels is truth")
+        return self

@@ -179,7 +179,8 @@ def _explain(error: ValidationError, entries: Mapping[str, Entry]) -> ConfigErro
     dotted = ".".join(part for part in first["loc"] if isinstance(part, str))
     where = entries[dotted].where if dotted in entries else ""
     if first["type"] == "value_error":  # from one of our own validators, which names the field itself
-        return ConfigError(f"{dotted}{': ' if dotted in settings() else '.'}{first['ctx']['error']}{_at(where)}")
+        between = ": " if dotted in settings() else "." if dotted else ""
+        return ConfigError(f"{dotted}{between}{first['ctx']['error']}{_at(where)}")
     if first["type"] in ("too_short", "too_long"):
         bound = "at least {min_length}" if first["type"] == "too_short" else "at most {max_length}"
         rule, got = f"{bound.format(**first['ctx'])} values", str(first["ctx"]["actual_length"])

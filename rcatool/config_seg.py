@@ -1,11 +1,11 @@
-"""Settings of the segmentation network: `seg`."""
+"""Settings of the segmentation network, `seg`, and of its second round, `second`."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from rcatool.config_cls import Backbone
-from rcatool.config_data import Natural, NonNegative, Positive, PositiveFloat, Scale, Section, Unit
+from rcatool.config_data import Natural, NonNegative, Positive, PositiveFloat, Scale, Scales, Section, Unit
 
 
 class Seg(Section):
@@ -74,3 +74,15 @@ class Seg(Section):
         if self.keep == "best" and self.validate_every == 0:
             raise ValueError("keep: the best needs scores to choose by, so set seg.validate_every, too, for example to 1")
         return self
+
+
+class Second(Section):
+    """A second round: predictions of the trained network become labels, and the network is trained again on them."""
+
+    enabled: bool = Field(False, description="make these labels and train on them after train-seg; eval then scores both networks")
+    scales: Scales = Field((0.75, 1.0, 1.25), description="sizes the network of the first round sees each photo at")
+    flip: bool = Field(True, description="also the mirrored photo")
+    crf: Literal["none", "seed", "irn", "deeplab"] = Field(
+        "none", description="dense CRF at full size on background and tags: constants as pseudo.crf, or those of eval.crf"
+    )
+    confidence: Unit = Field(0.0, description="pixels whose best probability (after the CRF) is below this become ignore (255); 0: none")

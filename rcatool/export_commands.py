@@ -21,6 +21,7 @@ class What(StrEnum):
 
     predictions = "predictions"
     pseudo = "pseudo"
+    pseudo_2 = "pseudo_2"
 
 
 class Competition(StrEnum):

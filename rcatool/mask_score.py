@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rcatool.breakdown import breakdown_report
 from rcatool.conventions import emulate_labels
 from rcatool.data.labels import IGNORE, MAX_CLASSES, VOC_CLASSES
 from rcatool.data.manifest import first_few
@@ -108,13 +109,14 @@ def pair_folders(pred: Path, gt: Path, *, photos: Photos = None, name: str = "")
 
 
 def score_folders(
-    pairing: Pairing, classes: int | None, *, boundary: bool, workers: int, bar: Callable[[int], object] | None = None
-) -> Score:
-    """Score the files of a pairing; `bar(1)` is called for each."""
+    pairing: Pairing, classes: int | None, *, boundary: bool, workers: int, breakdown: bool = False,
+    bar: Callable[[int], object] | None = None,
+) -> Score:  # fmt: skip
+    """Score the files of a pairing, with a breakdown of what is wrong if asked for; `bar(1)` is called for each."""
     most = _highest(classes)
     jobs = [ScoreJob(i, pairing.pred / f"{i}.png", pairing.gt / f"{i}.png", None, most) for i in pairing.ids]
     tally = Tally()
-    results = parallel_map(partial(score_masks, boundary=boundary), jobs, workers=worker_count(workers), bar=bar)
+    results = parallel_map(partial(score_masks, boundary=boundary, breakdown=breakdown), jobs, workers=worker_count(workers), bar=bar)
     try:
         for job, photo in zip(jobs, results, strict=True):
             tally.add(job.id, photo)
@@ -162,6 +164,7 @@ def _finish(tally: Tally, classes: int | None, about: dict[str, Any]) -> Score:
         **intervals(table, labels),
         "conventions": emulate_labels(confusion),
         **boundary_report(tally.boundary, names),
+        **breakdown_report(tally.errors, names),
         "protocol": conditions,
     }
     bounds = document.get("interval", {}).get("wrong")

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -56,11 +56,16 @@ def parallel_map(
         yield result
 
 
+def parallel_stream(fn: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[R]:
+    """As `parallel_map`, for items that are made one by one and too large to hold all: a few per process are under way at a time."""
+    return _pooled(fn, items, workers) if workers > 1 else map(fn, items)
+
+
 def _each(fn: Callable[[T], R], items: Sequence[T]) -> list[R]:
     return [fn(item) for item in items]
 
 
-def _pooled(fn: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
+def _pooled(fn: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
     context = multiprocessing.get_context("spawn")  # fork is unsafe once torch has started threads
     stopped = context.Event()
     executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(stopped,))
@@ -73,7 +78,7 @@ def _pooled(fn: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _windowed(executor: ProcessPoolExecutor, fn: Callable[[T], R], items: Sequence[T], window: int) -> Iterator[R]:
+def _windowed(executor: ProcessPoolExecutor, fn: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
     waiting = iter(items)
     running: deque[Future[R]] = deque(executor.submit(_work, fn, item) for item in itertools.islice(waiting, window))
     while running:

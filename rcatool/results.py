@@ -6,8 +6,10 @@ import os
 import platform
 import resource
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from rcatool.files import sha256_file
 
@@ -33,6 +35,12 @@ def digest(folder: Path, files: Iterable[str]) -> str:
     for name in files:
         total.update(f"{sha256_file(folder / name)} {name}\n".encode("utf-8", errors="surrogateescape"))
     return total.hexdigest()
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """What a record says of a step's files: their digest, number and sizes."""
+    files = result_files(folder)
+    return {"result": digest(folder, files), "inventory": {"files": len(files), "bytes": sum(files.values()), "sizes": files}}
 
 
 def damage(folder: Path, recorded: dict[str, int]) -> tuple[list[str], list[str]]:
@@ -77,3 +85,8 @@ def peak_memory_mib() -> int:
         own = int(status.read_text().partition("VmHWM:")[2].split()[0])
     unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes
     return max(own, workers) * unit // 2**20
+
+
+def now() -> str:
+    """The time, for a record."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -145,7 +144,7 @@ class Run:
             raise write_error(folder, error) from error
         self._write_record(step, {
             "format": steps.FORMAT, "step": step, "status": "running", "fingerprint": plan.fingerprint,
-            "settings": plan.settings, "inputs": plan.inputs, "outside": plan.outside, "started": _now(),
+            "settings": plan.settings, "inputs": plan.inputs, "outside": plan.outside, "started": results.now(),
         })  # fmt: skip
         return StepDir(folder, step, plan.fingerprint, resumed, tuple(plan.inputs))
 
@@ -154,13 +153,18 @@ class Run:
         record = self.record(step_dir.name)
         assert record is not None, "commit without begin"
         assert record["status"] == "running", "commit of a finished step"
-        files = results.result_files(step_dir.path)
         record |= {
-            "status": "done", "result": results.digest(step_dir.path, files), "finished": _now(), "versions": results.versions(),
-            "inventory": {"files": len(files), "bytes": sum(files.values()), "sizes": files},
+            "status": "done", **results.described(step_dir.path), "finished": results.now(), "versions": results.versions(),
             "command": ["rca", *sys.argv[1:]], "info": {"peak_memory_mib": results.peak_memory_mib(), **info},
         }  # fmt: skip
         self._write_record(step_dir.name, record)
+
+    def amend(self, step: str) -> None:
+        """Record the files of a finished step as they are now, after one of them was added to."""
+        record = self.record(step)
+        assert record is not None
+        assert record["status"] == "done", "only what is done can be added to"
+        self._write_record(step, record | results.described(self.dir(step)))
 
     def _write_record(self, step: str, record: dict[str, Any]) -> None:
         atomic_write(self.dir(step) / "stage.json", json.dumps(record, indent=1) + "\n")
@@ -244,7 +248,3 @@ class Run:
         while target.exists():
             target, number = self.root / "old" / f"{name}-{number}", number + 1
         return target
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -21,14 +21,18 @@ List = Annotated[Path | None, typer.Option("--list", metavar="FILE", help="Score
 Missing = Annotated[bool, typer.Option("--allow-missing", help="Score the photos that have both masks; the others are counted.")]
 Against = Annotated[Path | None, typer.Option("--against", metavar="PRED2", help="Score these too, and the difference PRED - PRED2.")]
 Boundary = Annotated[bool, typer.Option("--boundary", help="Boundary IoU too.")]
+Breakdown = Annotated[bool, typer.Option("--breakdown", help="Also what kinds of pixels are wrong, and what each kind costs.")]
 Workers = Annotated[int, typer.Option("--workers", metavar="N", min=-1, help="Processes; -1: as many as cores, at most 8.")]
-Target = Annotated[str | None, typer.Option("--target", metavar="NAME", help="seg, pseudo, refined or cam; default: the last both have.")]
+Target = Annotated[
+    str | None, typer.Option("--target", metavar="NAME", help="seg, pseudo, refined, cam, seg_1 or pseudo_2; default: the last both have.")
+]
 
 
 @app.command("score")
 def _score(
     pred: Pred, gt: Truth, classes: Classes = None, list_: List = None, allow_missing: Missing = False, against: Against = None,
-    boundary: Boundary = False, workers: Workers = -1, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+    boundary: Boundary = False, breakdown: Breakdown = False, workers: Workers = -1, as_json: Json = False,
+    quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Score a folder of masks against a folder of true masks; no run directory.
 
@@ -45,7 +49,9 @@ def _score(
     def measure(folder: Path) -> mask_score.Score:
         pairing = mask_score.pair_folders(folder, gt, photos=photos, name=name)
         with console.progress(f"score {folder.name}", total=len(pairing.ids)) as bar:
-            return mask_score.score_folders(pairing, classes, boundary=boundary, workers=workers, bar=bar.advance)
+            return mask_score.score_folders(
+                pairing, classes, boundary=boundary, breakdown=breakdown, workers=workers, bar=bar.advance
+            )
 
     found = measure(pred)
     document = dict(found.document)

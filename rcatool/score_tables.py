@@ -13,15 +13,31 @@ if TYPE_CHECKING:
 
 Document = Mapping[str, Any]
 
-TARGETS = {"cam": "CAMs", "refined": "refined CAMs", "pseudo": "pseudo labels", "seg": "segmentation network"}
+TARGETS = {
+    "cam": "CAMs", "refined": "refined CAMs", "pseudo": "pseudo labels", "seg_1": "network of round 1", "pseudo_2": "labels of round 2",
+    "seg": "segmentation network",
+}  # fmt: skip
 PEERS = {"irn": "IRN", "eps": "EPS", "seam": "SEAM", "clip-es": "CLIP-ES"}
 _UNLABELLED = {"wrong": "miou", "background": "miou_unlabelled_as_background", "dropped": "miou_unlabelled_dropped"}
 _MOST_CONFUSIONS = 5
+_ERRORS = {
+    "kinds": {
+        "confusion": "one class taken for another",
+        "missed_object": "missed: the class is predicted nowhere in the photo",
+        "missed_part": "missed: {near} pixels from the border or more",
+        "missed_border": "missed: nearer to it",
+        "spill": "background: within {near} pixels of the class",
+        "leak": "background: farther away",
+        "false_object": "background: the photo has no such class",
+        "ignored": "no label (255)",
+    },
+    "groups": {"missed": "all that is missed", "invented": "all background", "border": "both sides of the border"},
+}
 
 
 def run_tables(metrics: Mapping[str, Document]) -> list["RenderableType"]:
     """The tables of `rca eval`: IoU by class, the scores, what other evaluators would say, and the protocols."""
-    found = [class_table(metrics), score_table(metrics)]
+    found = [class_table(metrics), score_table(metrics), *breakdown_tables(metrics)]
     if any("conventions" in scores for scores in metrics.values()):
         found += [_peer_table(metrics), "\n".join(_protocol_line(name, scores) for name, scores in metrics.items())]
     return found
@@ -67,6 +83,33 @@ def _peer_table(metrics: Mapping[str, Document]) -> "RenderableType":
     return console.table(title, ("target", "cover", "wrong", "backgr.", "dropped", *PEERS.values()), rows)
 
 
+def breakdown_tables(metrics: Mapping[str, Document]) -> list["RenderableType"]:
+    """What is lost, and where: the kinds of wrong pixels with their price, and mIoU by distance to the border; none where not counted."""
+    told = {name: scores["breakdown"] for name, scores in metrics.items() if "breakdown" in scores}
+    if not told:
+        return []
+    near = next(iter(told.values()))["near"]
+    rows = [
+        [words.format(near=near), *(_price(each[part][kind]) for each in told.values())]
+        for part, kinds in _ERRORS.items() for kind, words in kinds.items()
+    ]  # fmt: skip
+    names = next(iter(told.values()))["bands"]
+    bands = [[f"{name} pixels", *(_banded(each["bands"][name]) for each in told.values())] for name in names]
+    columns = [TARGETS.get(name, name) or "masks" for name in told]
+    return [
+        console.table("what is lost: % of the wrong pixels, and what mIoU would gain if they were right", ("wrong", *columns), rows),
+        console.table("by distance to the true border: % of all pixels, and their mIoU %", ("distance", *columns), bands),
+    ]
+
+
+def _price(told: Document) -> str:
+    return f"{percent(told['share'])}: {_signed(told['gain'])}"
+
+
+def _banded(told: Document) -> str:
+    return f"{percent(told['share'])}: {percent(told['miou'])}"
+
+
 def _protocol_line(name: str, scores: Document) -> str:
     told = scores.get("protocol", {})
     views = f"scales {', '.join(map(str, told['scales']))}{', flip' if told.get('flip') else ''}; " if told.get("scales") else ""
@@ -84,7 +127,7 @@ def mask_tables(document: Document) -> list["RenderableType"]:
     if confused:
         rows = [[pair["truth"], pair["taken_for"], percent(pair["share"]), f"{pair['pixels']:,}"] for pair in confused]
         found.append(console.table("largest confusions", ("of this class", "taken for", "share %", "pixels"), rows))
-    return [*found, _protocol_block(document)]
+    return [*found, *breakdown_tables({"": document}), _protocol_block(document)]
 
 
 def _ratio_table(document: Document) -> "RenderableType":
@@ -146,6 +189,23 @@ def pair_tables(document: Document, names: Sequence[str]) -> list["RenderableTyp
         f"resamples of the same {bounds['over']} (paired bootstrap)"
     )
     return [_table("% of each, and B - A", ("IoU", "A", "B", "B - A", "95 % interval"), rows), text]
+
+
+def reference_tables(document: Document) -> list["RenderableType"]:
+    """What `rca eval --reference` says: both networks, the share that ours reaches, and its interval, as mIoU and by class."""
+    ours, theirs, ratio = document["seg"], document["reference"], document["ratio"]
+    rows = [["mIoU", percent(theirs["miou"], 2), percent(ours["miou"], 2), percent(ratio["miou"]), _span(ratio["interval"])]]
+    rows += [
+        [name, percent(theirs["iou"][name]), percent(ours["iou"][name]), percent(told["ratio"]), _span(told["interval"])]
+        for name, told in ratio["iou"].items()
+    ]
+    bounds = ratio["bootstrap"]
+    text = (
+        f"reference: network {document['fingerprint'][:12]}, trained on {document['trained_on']} labels; intervals over "
+        f"{bounds['over']}, {bounds['resamples']} resamples that draw the same photos for both"
+    )
+    title = f"share of the reference's IoU on {document['list']} ({document['images']} photos)"
+    return [_table(title, ("IoU", "reference %", "this %", "share %", "95 %"), rows), text]
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -9,7 +9,7 @@ from rcatool import bootstrap
 from rcatool.boundary import DILATION, boundary_iou
 from rcatool.conventions import plain
 from rcatool.data.labels import IGNORE
-from rcatool.metrics import UNLABELLED, mean, scores
+from rcatool.metrics import UNLABELLED, divide, mean, scores
 from rcatool.tally import PhotoTable
 
 TOP_CONFUSIONS = 10
@@ -94,20 +94,15 @@ def paired(a: PhotoTable, b: PhotoTable, names: Sequence[str]) -> dict[str, Any]
 
     Both are resampled alike (paired bootstrap); `better` is the share of resamples in which b has the higher mIoU.
     """
-    assert a.ids == b.ids
     labels = ("background", *names)
-    iou = [bootstrap.resampled_iou(bootstrap.resampled_sums(table, len(labels))) for table in (a, b)]
+    iou, whole = _resampled(a, b, len(labels))
     change = bootstrap.mean_over_labels(iou[1]) - bootstrap.mean_over_labels(iou[0])
-    whole = [bootstrap.resampled_iou(table.sums(len(labels)).sum(axis=0).reshape(1, 4, -1))[0] for table in (a, b)]
     difference = whole[1] - whole[0]
     by_label = {
         name: {"difference": plain(float(difference[k])), "interval": rounded(bootstrap.interval((iou[1] - iou[0])[:, k]))}
         for k, name in enumerate(labels)
     }
-    sides = [
-        {"miou": plain(mean(each)), "iou": {name: plain(float(value)) for name, value in zip(labels, each, strict=True)}}
-        for each in whole
-    ]
+    sides = [_side(each, labels) for each in whole]
     return {
         "a": sides[0],
         "b": sides[1],
@@ -119,6 +114,41 @@ def paired(a: PhotoTable, b: PhotoTable, names: Sequence[str]) -> dict[str, Any]
             "bootstrap": bootstrap.describe(len(a.ids)),
         },
     }
+
+
+def ratios(part: PhotoTable, reference: PhotoTable, names: Sequence[str]) -> dict[str, Any]:
+    """Scores of the same photos, `seg` and `reference`, and the `ratio` of the first to the second, as mIoU and by label.
+
+    Intervals are of the ratio, both being resampled alike; a ratio to 0 is None.
+    """
+    labels = ("background", *names)
+    iou, whole = _resampled(part, reference, len(labels))
+    share, drawn = divide(whole[0], whole[1]), divide(iou[0], iou[1])
+    means = divide(*(bootstrap.mean_over_labels(each) for each in iou))
+    return {
+        "seg": _side(whole[0], labels),
+        "reference": _side(whole[1], labels),
+        "ratio": {
+            "miou": plain(float(divide(np.array(mean(whole[0])), np.array(mean(whole[1]))))),
+            "interval": rounded(bootstrap.interval(means)),
+            "iou": {
+                name: {"ratio": plain(float(share[k])), "interval": rounded(bootstrap.interval(drawn[:, k]))}
+                for k, name in enumerate(labels)
+            },
+            "bootstrap": bootstrap.describe(len(part.ids)),
+        },
+    }  # fmt: skip
+
+
+def _resampled(a: PhotoTable, b: PhotoTable, labels: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """IoU (R, L) of both in resamples that draw the same photos, and IoU (L,) of all photos."""
+    assert a.ids == b.ids
+    drawn = [bootstrap.resampled_iou(bootstrap.resampled_sums(table, labels)) for table in (a, b)]
+    return drawn, [bootstrap.resampled_iou(table.sums(labels).sum(axis=0).reshape(1, 4, -1))[0] for table in (a, b)]
+
+
+def _side(iou: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
+    return {"miou": plain(mean(iou)), "iou": {name: plain(float(value)) for name, value in zip(labels, iou, strict=True)}}
 
 
 def rounded(bounds: tuple[float, float] | None) -> list[float] | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from rcatool.boundary import boundary_counts
+from rcatool.breakdown import breakdown_cells
 from rcatool.cams import load_full_cam
 from rcatool.data.labels import class_to_mask, palette, read_mask
 from rcatool.data.photos import read_image
@@ -27,26 +28,27 @@ class ScoreJob:
     num_classes: int
 
 
-def score_labels(job: ScoreJob, *, boundary: bool) -> PhotoCounts:
-    """Joint histogram of a label PNG and its mask, and their boundary counts if asked for."""
+def score_labels(job: ScoreJob, *, boundary: bool, breakdown: bool = False) -> PhotoCounts:
+    """Joint histogram of a label PNG and its mask, and if asked for their boundary counts and the breakdown of what is wrong."""
     truth = read_mask(job.mask, num_classes=job.num_classes, size=job.size)
     prediction = read_mask(job.result, num_classes=job.num_classes, size=job.size)
-    return count_labels(truth, prediction, boundary=boundary)
+    return count_labels(truth, prediction, boundary=boundary, breakdown=breakdown)
 
 
-def score_masks(job: ScoreJob, *, boundary: bool) -> PhotoCounts:
+def score_masks(job: ScoreJob, *, boundary: bool, breakdown: bool = False) -> PhotoCounts:
     """As `score_labels`, of masks from anywhere: in VOC colours too, and of any size, if both have the same."""
     truth, prediction = (read_mask_or_colours(path, num_classes=job.num_classes) for path in (job.mask, job.result))
     if truth.shape != prediction.shape:
         found, expected = (f"{array.shape[0]} x {array.shape[1]}" for array in (prediction, truth))
         raise DataError(f"{job.result}: {found} pixels (H x W), but {job.mask} is {expected}", "score masks at the photo's own size")
-    return count_labels(truth, prediction, boundary=boundary)
+    return count_labels(truth, prediction, boundary=boundary, breakdown=breakdown)
 
 
-def count_labels(truth: np.ndarray, prediction: np.ndarray, *, boundary: bool) -> PhotoCounts:
+def count_labels(truth: np.ndarray, prediction: np.ndarray, *, boundary: bool, breakdown: bool = False) -> PhotoCounts:
     """Counts of two label maps (H, W) uint8."""
     edges = boundary_counts(truth, prediction) if boundary else None
-    return photo_counts(*joint_cells(truth, prediction), truth, edges)
+    errors = breakdown_cells(truth, prediction) if breakdown else None
+    return photo_counts(*joint_cells(truth, prediction), truth, edges, errors)
 
 
 def score_cam(job: ScoreJob, *, levels: np.ndarray) -> PhotoCounts:

@@ -24,7 +24,7 @@ class Step:
     """One step: `inputs` must be current before it starts, `optional_inputs` are used where they are.
 
     `settings` are sections of the configuration. `word` is the command that makes it: `make-pseudo`. `methods` are the values of
-    `refine.method` that there is such a step for; empty: all.
+    `refine.method` that there is such a step for; empty: all. A step of round 2 is there only with `second.enabled`.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Step:
     inputs: tuple[str, ...] = ()
     optional_inputs: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
+    round: int = 1
 
     def command(self, run: Path, config: Config | None = None) -> str:
         """What to type to make this step."""
@@ -67,10 +68,12 @@ STEPS: dict[str, Step] = {
         ),
         Step("make-pseudo/labels", "make-pseudo", ("refine", "pseudo"), ("make-pseudo/cams", "make-pseudo/refined", "prepare")),
         Step("train-seg", "train-seg", ("seg", "seed"), ("make-pseudo/labels", "prepare")),
+        Step("make-pseudo/round-2", "train-seg", ("second",), ("train-seg", "prepare"), round=2),
+        Step("train-seg-2", "train-seg", ("seg", "seed"), ("make-pseudo/round-2", "prepare"), round=2),
         # The scores quote how CAMs and labels were made, so they are made again where that changed and the files did not.
         Step(
-            "eval", "eval", ("eval", "cam", "affinity", "refine", "pseudo"), ("prepare",),
-            ("make-pseudo/cams", "make-pseudo/refined", "make-pseudo/labels", "train-seg"),
+            "eval", "eval", ("eval", "cam", "affinity", "refine", "pseudo", "second"), ("prepare",),
+            ("make-pseudo/cams", "make-pseudo/refined", "make-pseudo/labels", "train-seg", "make-pseudo/round-2", "train-seg-2"),
         ),
     )
 }  # fmt: skip
@@ -78,7 +81,10 @@ STEPS: dict[str, Step] = {
 
 def in_force(config: Config) -> dict[str, Step]:
     """The steps of a run with these settings, in order; none has an input that is not among them. Imported CAMs need no network of ours."""
-    found = {name: step for name, step in STEPS.items() if not step.methods or config.refine.method in step.methods}
+    rounds = 2 if config.second.enabled else 1
+    found = {
+        name: step for name, step in STEPS.items() if step.round <= rounds and (not step.methods or config.refine.method in step.methods)
+    }
     if config.cam.source:
         found["make-pseudo/cams"] = replace(found["make-pseudo/cams"], inputs=("prepare",))
     found["train-seg"] = _learning(found["train-seg"], config.seg)
@@ -102,6 +108,16 @@ def is_needed(name: str, config: Config) -> bool:
         if step.name in wanted or step.word in ("train-seg", "eval"):
             wanted |= {step.name, step.word, *step.inputs}
     return name in wanted
+
+
+def last_network(config: Config) -> str:
+    """The step that makes the network of a run: the one whose score is `seg`, that predicts and is exported."""
+    return scored_networks(config.second.enabled)["seg"]
+
+
+def scored_networks(second: bool) -> dict[str, str]:
+    """The networks that eval scores, as target -> step, in order; `second` as in `second.enabled`."""
+    return {"seg_1": "train-seg", "seg": "train-seg-2"} if second else {"seg": "train-seg"}
 
 
 def _those(names: tuple[str, ...], among: Mapping[str, Step]) -> tuple[str, ...]:
@@ -165,6 +181,8 @@ def settings_used(step: Step, config: Config) -> dict[str, Any]:
             continue
         if dotted == "data.saliency" and not config.data.saliency:
             continue
+        if section == "second" and not config.second.enabled:
+            continue  # so that a round that is added later leaves the first as it is
         if section == "cam" and not _is_used(dotted, config):
             continue
         if section == "memory" and config.cls.method == "cam":

@@ -98,6 +98,16 @@ def metrics_path(run: Run) -> Path:
 
 def read_metrics(run: Run) -> dict[str, dict[str, Any]]:
     """The scores of a run by target. Raises DataError if the file is missing or broken."""
+    return {name: scores for name, scores in _document(run).items() if isinstance(scores, dict) and "miou" in scores}
+
+
+def read_reference(run: Run) -> dict[str, Any] | None:
+    """What `rca eval --reference` has stored in metrics.json; None without. Raises DataError as `read_metrics`."""
+    found = _document(run).get("reference")
+    return found if isinstance(found, dict) else None
+
+
+def _document(run: Run) -> dict[str, Any]:
     hint = f"{STEPS['eval'].command(run.root)} --force"
     try:
         document = read_json(metrics_path(run), "the scores of rca eval")
@@ -105,4 +115,4 @@ def read_metrics(run: Run) -> dict[str, dict[str, Any]]:
         raise DataError(error.message, hint) from error
     if not isinstance(document, dict):
         raise DataError(f"{metrics_path(run)}: not a document of scores", hint)
-    return {name: scores for name, scores in document.items() if isinstance(scores, dict) and "miou" in scores}
+    return document

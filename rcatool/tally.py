@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
+from rcatool.breakdown import SHAPE
 from rcatool.data.labels import IGNORE
 from rcatool.data.mask_digest import content_digest, set_digest
 from rcatool.errors import DataError
@@ -26,18 +27,23 @@ _ARRAYS = ("ids", "start", "pair", "pixels")
 class PhotoCounts:
     """Pixels of one photo: `pixels` (m,) uint32 in the `cells` (m,) uint32 of some histogram that are not empty.
 
-    `truth` is the digest of the ground truth; `boundary` (3, 256) int64 is what `boundary_counts` returns, where asked for.
+    `truth` is the digest of the ground truth; `boundary` (3, 256) int64 is what `boundary_counts` returns, where asked for, and `errors`
+    what `breakdown_cells` returns.
     """
 
     cells: np.ndarray
     pixels: np.ndarray
     truth: str
     boundary: np.ndarray | None = None
+    errors: tuple[np.ndarray, np.ndarray] | None = None
 
 
-def photo_counts(cells: np.ndarray, pixels: np.ndarray, truth: np.ndarray, boundary: np.ndarray | None = None) -> PhotoCounts:
+def photo_counts(
+    cells: np.ndarray, pixels: np.ndarray, truth: np.ndarray,
+    boundary: np.ndarray | None = None, errors: tuple[np.ndarray, np.ndarray] | None = None,
+) -> PhotoCounts:  # fmt: skip
     """The counts of a photo whose ground truth is (H, W) uint8."""
-    return PhotoCounts(cells.astype(np.uint32), pixels.astype(np.uint32), content_digest(truth), boundary)
+    return PhotoCounts(cells.astype(np.uint32), pixels.astype(np.uint32), content_digest(truth), boundary, errors)
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ class Tally:
         self.ids: list[str] = []
         self.joint = np.zeros((256, 256), np.int64)
         self.boundary: np.ndarray | None = None
+        self.errors: np.ndarray | None = None  # breakdown.SHAPE
         self._photos: list[PhotoCounts] = []
 
     def add(self, photo_id: str, photo: PhotoCounts) -> None:
@@ -99,7 +106,11 @@ class Tally:
         self.joint.ravel()[photo.cells] += photo.pixels
         if photo.boundary is not None:
             self.boundary = photo.boundary + (0 if self.boundary is None else self.boundary)
-        self._photos.append(replace(photo, boundary=None))  # 6 kB that only their sum needs
+        if photo.errors is not None:
+            if self.errors is None:
+                self.errors = np.zeros(SHAPE, np.int64)
+            self.errors.ravel()[photo.errors[0]] += photo.errors[1]
+        self._photos.append(replace(photo, boundary=None, errors=None))  # only their sums are needed
 
     def confusion(self, num_labels: int) -> np.ndarray:
         """The confusion matrix (L, L + 1) int64 of all photos; the last column is a prediction of 255."""

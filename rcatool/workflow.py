@@ -124,6 +124,19 @@ def run_all(request: Request) -> None:
     console.log("everything is up to date" if idle else f"done: the results are in {run.root}")
 
 
+def add_reference(request: Request, reference: Path) -> None:
+    """Measure a run's network against that of another run, and keep that beside its scores; what is there already is left alone."""
+    from rcatool import reference as references
+    from rcatool.summary import read_reference
+
+    run = Run(request.run)
+    document = references.measure(run.root, reference)
+    references.warn(document)
+    if document != read_reference(run):
+        with _writing(run):
+            references.store(run, document)
+
+
 def demo(request: Request) -> None:
     """The whole pipeline on generated images."""
     prepare("shapes", request, [])

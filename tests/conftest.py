@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tiny_run import TinyRun, make_tiny_run
+from tiny_run import SECOND, TinyRun, assign, make_tiny_run
+
+from rcatool.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -42,11 +44,19 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     return make_tiny_run(tmp_path_factory.mktemp("undisturbed"))
 
 
+@pytest.fixture(scope="session")
+def two_rounds(undisturbed: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished run with a second round, scored: copy it (shutil.copytree) before changing anything."""
+    run = undisturbed.copy(tmp_path_factory.mktemp("rounds") / "run")
+    for word in ("train-seg", "eval"):
+        assert main([word, "--run", str(run), *assign(*SECOND)]) == 0
+    return run
+
+
 @pytest.fixture
 def rca(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Result]]:
     """Call `rca` as a person would, in a folder of the test's own: `rca("eval", "--run", run)` -> (code, out, err)."""
     from rcatool import console
-    from rcatool.cli import main
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RCA_RUN", raising=False)

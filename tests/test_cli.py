@@ -131,8 +131,9 @@ OPTIONS = {
     "train-cls": SHARED,
     "make-pseudo": SHARED,
     "train-seg": SHARED,
-    "eval": SHARED | {"--json"},
-    "score": {"--classes", "--list", "--allow-missing", "--against", "--boundary", "--workers", "--json", "--quiet", "--debug"},
+    "eval": SHARED | {"--reference", "--json"},
+    "score": {"--classes", "--list", "--allow-missing", "--against", "--boundary", "--breakdown", "--workers"}
+    | {"--json", "--quiet", "--debug"},
     "compare": {"--target", "--json", "--debug"},
     "run": SHARED | {"--json"},
     "demo": SHARED,

@@ -66,7 +66,7 @@ def test_what_cannot_be_compared(rca: Rca, undisturbed: TinyRun, changed: Path, 
     for words, code, message in (
         ((changed, tmp_path / "none"), 4, "no run here"),
         ((changed, undisturbed.path, "--target", "seg"), 3, "no seg that both runs have scored"),
-        ((changed, undisturbed.path, "--target", "x"), 2, "--target: 'x', expected seg, pseudo, refined, cam"),
+        ((changed, undisturbed.path, "--target", "x"), 2, "--target: 'x', expected seg, pseudo_2, seg_1, pseudo, refined, cam"),
     ):
         result = rca("compare", *words)
         assert result.code == code

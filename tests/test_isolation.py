@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import Result
 from PIL import Image
-from tiny_run import STEPS, TinyRun, assign, digests, prepare_arguments, results
+from tiny_run import ROUND_2, SECOND, STEPS, TinyRun, assign, digests, prepare_arguments, record, results
 
 Rca = Callable[..., Result]
 
@@ -45,7 +45,7 @@ def prepared(undisturbed: TinyRun, tmp_path: Path) -> TinyRun:
 
 @pytest.mark.parametrize("spoil", [noise, garbage, nothing])
 def test_masks_are_not_read_between_prepare_and_eval(
-    rca: Rca, undisturbed: TinyRun, prepared: TinyRun, spoil: Callable[[Path], None]
+    rca: Rca, undisturbed: TinyRun, two_rounds: Path, prepared: TinyRun, spoil: Callable[[Path], None]
 ) -> None:
     masks = sorted((prepared.data / "SegmentationClassAug").iterdir())
     assert len(masks) == 22
@@ -53,16 +53,19 @@ def test_masks_are_not_read_between_prepare_and_eval(
         spoil(mask)
     for word in WITHOUT_MASKS:
         assert rca(word, "--run", prepared.path, *assign(f"data.root={prepared.data}")).code == 0
+    assert rca("train-seg", "--run", prepared.path, *assign(*SECOND)).code == 0
+    for step in ROUND_2:
+        assert record(prepared.path, step)["result"] == record(two_rounds, step)["result"]
     made, expected = digests(prepared.path), digests(undisturbed.path)
     assert {step: made[step] for step in LEARNING} == {step: expected[step] for step in LEARNING}
 
     scored = rca("eval", "--run", prepared.path)
     if spoil is noise:  # these masks are the ones that scores are made of, and of nothing else
-        predictions = [{name: d for name, d in results(run).items() if ".png" in name} for run in (prepared.path, undisturbed.path)]
-        assert len(predictions[0]) == 16 + 6
+        predictions = [{name: d for name, d in results(run).items() if ".png" in name} for run in (prepared.path, two_rounds)]
+        assert len(predictions[0]) == 16 + 6 + 6
         assert predictions[0] == predictions[1]
-        spoilt, proper = (json.loads((run / "eval" / "metrics.json").read_text()) for run in (prepared.path, undisturbed.path))
-        assert all(spoilt[target]["miou"] != proper[target]["miou"] for target in ("cam", "pseudo", "seg"))
+        spoilt, proper = (json.loads((run / "eval" / "metrics.json").read_text()) for run in (prepared.path, two_rounds))
+        assert all(spoilt[target]["miou"] != proper[target]["miou"] for target in ("cam", "pseudo", "seg", "seg_1", "pseudo_2"))
     else:
         assert scored.code == 3
         assert str(masks[0]) in scored.err

@@ -34,6 +34,7 @@ STALE = {
     "eval": ALL[5:],
     "runtime": (),
     "affinity": (),
+    "second": ALL[5:],
 }
 REFINED = (*ALL[:3], "make-pseudo/refined", *ALL[3:])
 TRAINED = (*ALL[:3], "make-pseudo/affinity", *REFINED[3:])
@@ -106,12 +107,27 @@ def test_each_setting_makes_exactly_its_steps_stale(run: Run, method: str) -> No
         if dotted == "cls.method" or section == "refine":
             continue  # the memory is its own test, and so is refinement
         elsewhere = dotted.startswith(("data.coco_", "cam.source_")) or (section == "memory" and method == "cam")
+        elsewhere |= section == "second" and dotted != "second.enabled"
         stale = () if dotted == "data.root" or elsewhere else STALE[section]
         states = run.states(changed(config, f"{dotted}={another(dotted, config)}"))
         assert {name for name, state in states.items() if state.kind == "stale"} == set(stale), dotted
         assert all(any(reason.startswith(f"{dotted}: ") for reason in states[name].reasons) for name in stale), dotted
         tried += 1
     assert tried == len(config_io.settings()) - 1 - sum(dotted.startswith("refine.") for dotted in config_io.settings())
+
+
+def test_settings_with_a_second_round(run: Run) -> None:
+    config = changed(Config(), "second.enabled=true")
+    assert make_all(run, Config()) == list(ALL)
+    second = ["make-pseudo/round-2", "train-seg-2", "eval"]
+    assert make_all(run, config) == second
+    stale = {"second": second, "seg": ["train-seg", *second], "seed": [*ALL[1:5], *second], "eval": ["eval"]}
+    for dotted in config_io.settings():
+        section = dotted.partition(".")[0]
+        if section in stale and dotted != "second.enabled":
+            states = run.states(changed(config, f"{dotted}={another(dotted, config)}"))
+            assert [name for name, state in states.items() if state.kind == "stale"] == stale[section], dotted
+    assert kinds(run, Config()) == dict.fromkeys(ALL[:-1], "current") | {"eval": "stale"}
 
 
 @pytest.mark.parametrize(("method", "steps"), [("none", ALL), ("walk", REFINED), ("affinity", TRAINED), ("irn", TRAINED)])

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from rcatool.cli import main
 
 STEPS = ("prepare", "train-cls", "make-pseudo/cams", "make-pseudo/labels", "train-seg", "eval")
+ROUND_2 = ("make-pseudo/round-2", "train-seg-2")
+SECOND = ("second.enabled=true", "second.scales=[1.0, 1.5]", "second.crf=none", "second.confidence=0.6")
 NO_RESULTS = ("stage.json", "log.jsonl", "last.pt")
 
 CONFIG = Path(__file__).with_name("tiny.yaml")

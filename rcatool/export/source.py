@@ -12,9 +12,10 @@ from rcatool.data.manifest import Sample, first_few, read_manifest, split
 from rcatool.data.photo_files import PHOTO_SUFFIXES
 from rcatool.data.photos import image_size
 from rcatool.data.tags import read_text
-from rcatool.errors import ConfigError, DataError
+from rcatool.errors import ConfigError, DataError, StageError
 from rcatool.files import is_path_safe
 from rcatool.run import Run
+from rcatool.steps import in_force, last_network
 
 
 @dataclass(frozen=True)
@@ -43,33 +44,35 @@ class Source:
 
 @dataclass(frozen=True)
 class _Kind:
-    """Labels that a run has: where, made by which steps, of which photos."""
+    """Labels that a run has: where, made by which step, of which photos."""
 
-    steps: tuple[str, ...]
-    folder: tuple[str, str]
+    step: str
+    below: str
     splits: tuple[str, ...]
     needs_tags: bool
 
 
 KINDS: Mapping[str, _Kind] = {
-    "predictions": _Kind(("train-seg", "eval"), ("eval", "predictions"), ("val", "tune", "test"), False),
-    "pseudo": _Kind(("make-pseudo/labels",), ("make-pseudo/labels", ""), ("train", "tune"), True),
+    "predictions": _Kind("eval", "predictions", ("val", "tune", "test"), False),
+    "pseudo": _Kind("make-pseudo/labels", "", ("train", "tune"), True),
+    "pseudo_2": _Kind("make-pseudo/round-2", "", ("train", "tune"), True),
 }
 
 
 def from_run(run: Run, what: str) -> Source:
-    """The predictions or the pseudo labels of a run (`what` is a key of KINDS).
+    """The predictions of the last network, the pseudo labels or the labels of the second round of a run (`what` is a key of KINDS).
 
     Raises StageError, naming what to type, where they are missing or stale, and DataError for a broken manifest.
     """
     kind = KINDS[what]
     config = run.read_config()
-    for step in kind.steps:
+    if kind.step not in in_force(config):
+        raise StageError(f"{run.root}: this run has no second round", f"rca train-seg --run {run.root} --set second.enabled=true")
+    for step in (*([last_network(config)] if kind.step == "eval" else []), kind.step):
         run.require(step, config, by="export")
     info = read_classes(run.dir("prepare") / "classes.json")
     samples = read_manifest(run.dir("prepare") / "manifest.jsonl", num_classes=info.num_classes)
-    step, below = kind.folder
-    folder, root = run.dir(step) / below, Path(config.data.root)
+    folder, root = run.dir(kind.step) / kind.below, Path(config.data.root)
 
     def item(sample: Sample) -> Item:
         label = folder / f"{sample.id}.png"

@@ -38,7 +38,7 @@ KERNELS: dict[str, tuple[float, float, float, float, float]] = {
 
 
 def crf_params(name: str, iterations: int) -> CrfParams:
-    """The constants of `seed` and `irn` (pseudo labels, `pseudo.crf`) or `deeplab` (a network's predictions)."""
+    """The constants of `seed` and `irn` (pseudo labels, `pseudo.crf`) or `deeplab` (a network's predictions, `eval.crf`)."""
     return CrfParams(iterations, *KERNELS[name])
 
 

@@ -1,12 +1,13 @@
 """Scores: CAMs over a threshold sweep, pseudo labels, and the segmentation network's predictions.
 
-What there is of make-pseudo/cams, make-pseudo/refined, make-pseudo/labels and train-seg -> eval/metrics.json, the counts that it
-was computed from (confusion.npz, per_image.npz) and eval/predictions/<id>.png. This and `prepare` are the only stages that read
-masks; predictions never see a tag.
+What there is of make-pseudo and train-seg -> eval/metrics.json, the counts that it was computed from (confusion.npz, per_image.npz)
+and eval/predictions/<id>.png; with a second round also eval/predictions-1/<id>.png, of the first one's network. This and `prepare` are
+the only stages that read masks; predictions never see a tag.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,22 @@ import torch
 from torch import Tensor
 
 from rcatool import console
-from rcatool.cam_inference import infer_views
 from rcatool.config import Config
 from rcatool.data.datasets import MultiScaleDataset, view_loader
 from rcatool.data.labels import write_mask
-from rcatool.data.manifest import check_images, split
+from rcatool.data.manifest import Sample, check_images, split
 from rcatool.errors import DataError
 from rcatool.files import atomic_save, atomic_write, read_json
 from rcatool.models.deeplab import DeepLab
 from rcatool.pool import worker_count
 from rcatool.run import Run
+from rcatool.seg_inference import photo_probabilities
+from rcatool.soft_labels import SoftJob, soft_rule, write_labels
+from rcatool.stages.label_targets import PREDICTIONS, pseudo_target, second_target, seg_target
 from rcatool.stages.networks import load_seg, read_data
-from rcatool.stages.targets import Scene, Target, cam_target, pseudo_target, refined_target, seg_target
+from rcatool.stages.targets import Scene, Target, cam_target, refined_target
+from rcatool.steps import scored_networks
 from rcatool.world import World, make_world
-
-TARGETS: dict[str, tuple[str, Callable[[Scene], Target | None]]] = {
-    "cam": ("make-pseudo/cams", cam_target),
-    "refined": ("make-pseudo/refined", refined_target),
-    "pseudo": ("make-pseudo/labels", pseudo_target),
-    "seg": ("train-seg", seg_target),
-}
 
 PREDICTED = ("val", "tune", "test")  # the splits that the network has not been trained on
 
@@ -46,11 +43,12 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
         return
     classes, samples = read_data(run)
     scene = Scene(run, config, classes, samples, Path(config.data.root), step)
-    if "train-seg" in step.inputs:
-        if not force:
-            _reuse_predictions(scene)
-        _predict(scene)
-    found = {name: target(scene) for name, (needed, target) in TARGETS.items() if needed in step.inputs}
+    if not force:
+        _reuse_predictions(scene)
+    for target, network in scored_networks(config.second.enabled).items():
+        if network in step.inputs:
+            _predict(scene, network, step.path / PREDICTIONS[target])
+    found = {name: target(scene) for name, (needed, target) in _targets(config).items() if needed in step.inputs}
     targets = {name: target for name, target in found.items() if target is not None}
     confusions = {name: target.confusion for name, target in targets.items()}
     tables = [table.arrays(name) for target in targets.values() for name, table in target.tables.items()]
@@ -62,6 +60,18 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     run.commit(step, {"targets": sorted(document)})
 
 
+def _targets(config: Config) -> dict[str, tuple[str, Callable[[Scene], Target | None]]]:
+    """What is scored, in order: the step that must be there, and how."""
+    first = {
+        "cam": ("make-pseudo/cams", cam_target),
+        "refined": ("make-pseudo/refined", refined_target),
+        "pseudo": ("make-pseudo/labels", pseudo_target),
+    }
+    networks = {name: (step, partial(seg_target, target=name)) for name, step in scored_networks(config.second.enabled).items()}
+    last = {"seg": networks.pop("seg")}
+    return first | networks | ({"pseudo_2": ("make-pseudo/round-2", second_target)} if config.second.enabled else {}) | last
+
+
 def _reuse_predictions(scene: Scene) -> None:
     """Copy the predictions of an earlier eval that had the same network, photos and views: what changed since is only counted anew."""
     now = scene.run.record("eval")
@@ -71,46 +81,66 @@ def _reuse_predictions(scene: Scene) -> None:
             before = read_json(folder / "stage.json", "the record of an earlier eval")
         except DataError:  # what cannot be read cannot be used
             continue
-        if not isinstance(before, dict) or before.get("status") != "done" or _made_predictions(before) != _made_predictions(now):
+        if not isinstance(before, dict) or before.get("status") != "done":
             continue
-        for name, size in before["inventory"]["sizes"].items():
-            old, new = folder / name, scene.step.path / name
-            if name.startswith("predictions/") and not new.exists() and old.is_file() and old.stat().st_size == size:
-                atomic_write(new, old.read_bytes())
+        made, wanted = _made_predictions(before), _made_predictions(now)
+        for old, new in ((old, new) for old in made for new in wanted if made[old] == wanted[new]):
+            _copy(folder, before["inventory"]["sizes"], old=old, to=scene.step.path / new)
 
 
-def _made_predictions(record: dict[str, Any]) -> list[Any]:
-    """What of an eval's record determines its predictions."""
+def _copy(folder: Path, sizes: dict[str, int], *, old: str, to: Path) -> None:
+    """Copy the files in `folder`/`old` that are whole and that `to` lacks."""
+    for name, size in sizes.items():
+        source, target = folder / name, to / Path(name).name
+        if name.startswith(f"{old}/") and not target.exists() and source.is_file() and source.stat().st_size == size:
+            atomic_write(target, source.read_bytes())
+
+
+def _made_predictions(record: dict[str, Any]) -> dict[str, list[Any]]:
+    """The folders of predictions that an eval with this record makes, and what determines them."""
     settings, inputs = record.get("settings", {}), record.get("inputs", {})
-    views = [settings.get(f"eval.{name}") for name in ("scales", "flip")]
-    return [record.get("format"), views, inputs.get("prepare"), inputs.get("train-seg")]
+    views = [settings.get("eval.scales"), settings.get("eval.flip"), settings.get("eval.crf", "none")]
+    networks = scored_networks(settings.get("second.enabled") is True)
+    return {
+        PREDICTIONS[target]: [record.get("format"), views, inputs.get("prepare"), inputs[step]]
+        for target, step in networks.items() if step in inputs
+    }  # fmt: skip
 
 
-def _predict(scene: Scene) -> None:
-    """Write eval/predictions/<id>.png for the val, tune and test photos that lack one."""
+def _predict(scene: Scene, network: str, folder: Path) -> None:
+    """Write the predictions of a network, <id>.png, for the val, tune and test photos that lack one."""
     world = make_world(device=scene.config.runtime.device, precision=scene.config.runtime.precision)
     samples = [sample for part in PREDICTED for sample in split(scene.samples, part)]
     check_images(samples, scene.root)
-    folder = scene.step.path / "predictions"
     todo = [sample for sample in samples if not (folder / f"{sample.id}.png").exists()]
-    model = load_seg(scene.run, scene.config, world)
-    dataset = MultiScaleDataset(todo, scene.root, scales=scene.config.eval.scales, flip=scene.config.eval.flip)
-    loader = view_loader(dataset, workers=min(2, worker_count(scene.config.runtime.workers)))
-    with console.progress("eval predictions", total=len(samples)) as bar:
+    model = load_seg(scene.run, scene.config, world, step=network)
+    with console.progress(f"eval predictions of {network}", total=len(samples)) as bar:
         bar.advance(len(samples) - len(todo))
-        for index, views in loader:
-            write_mask(folder / f"{todo[index].id}.png", segment(model, views, todo[index].size, world=world))
+        for _ in _written(scene, model, todo, folder, world):
             bar.advance(1)
+
+
+def _written(scene: Scene, model: DeepLab, todo: Sequence[Sample], folder: Path, world: World) -> Iterator[None]:
+    """Write the predictions of photos, yielding after each."""
+    settings, workers = scene.config.eval, worker_count(scene.config.runtime.workers)
+    dataset = MultiScaleDataset(todo, scene.root, scales=settings.scales, flip=settings.flip)
+    loader = view_loader(dataset, workers=min(2, workers))
+    if settings.crf != "none":
+        rule = soft_rule(settings.crf, 0.0, str(world.device), world.device.type)
+        jobs = (_soft_job(scene, todo[index], photo_probabilities(model, views, todo[index].size, world=world), folder)
+                for index, views in loader)  # fmt: skip
+        yield from write_labels(jobs, rule, workers=workers)
+        return
+    for index, views in loader:
+        write_mask(folder / f"{todo[index].id}.png", segment(model, views, todo[index].size, world=world))
+        yield
+
+
+def _soft_job(scene: Scene, sample: Sample, probabilities: Tensor, folder: Path) -> SoftJob:
+    names = np.arange(len(probabilities), dtype=np.uint8)
+    return SoftJob(scene.root / sample.image, folder / f"{sample.id}.png", names, probabilities.cpu().numpy())
 
 
 def segment(model: DeepLab, views: Sequence[Tensor], size: tuple[int, int], *, world: World) -> np.ndarray:
     """Label map (H, W) uint8 of one photo: the class of the highest softmax, averaged over views (1 or 2, 3, H_s, W_s)."""
-
-    def forward(images: Tensor) -> Tensor:
-        logits: Tensor = model(images)
-        return logits.float().softmax(dim=1)
-
-    merged = infer_views(forward, views, size, world=world)
-    if not bool(torch.isfinite(merged).all()):
-        raise DataError("the segmentation network's output is not finite", hint="train again: rca train-seg --force, with a lower seg.lr")
-    return merged.argmax(dim=0).to(torch.uint8).cpu().numpy()
+    return photo_probabilities(model, views, size, world=world).argmax(dim=0).to(torch.uint8).cpu().numpy()

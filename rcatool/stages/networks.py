@@ -31,7 +31,7 @@ from rcatool.optim import poly, sgd, step_decay
 from rcatool.refine.affinity import AffinityNet
 from rcatool.refine.irn import BoundaryNet
 from rcatool.run import Run
-from rcatool.steps import STEPS
+from rcatool.steps import STEPS, last_network
 from rcatool.world import World
 
 M = TypeVar("M", bound=nn.Module)
@@ -154,11 +154,11 @@ def load_cls(run: Run, config: Config, world: World) -> ClsNet:
     return _load(model, run.dir("train-cls") / "final.pt", classes, _again(run, "train-cls"), world)
 
 
-def load_seg(run: Run, config: Config, world: World) -> DeepLab:
-    """The trained segmentation network of a run, in eval mode on the device."""
+def load_seg(run: Run, config: Config, world: World, *, step: str = "") -> DeepLab:
+    """The trained segmentation network of a run, in eval mode on the device: that of `step`, or the last there is."""
     classes, _ = read_data(run)
-    model = seg_network(config, classes.num_classes, pretrained=False)
-    return _load(model, run.dir("train-seg") / "final.pt", classes, _again(run, "train-seg"), world)
+    model, name = seg_network(config, classes.num_classes, pretrained=False), step or last_network(config)
+    return _load(model, run.dir(name) / "final.pt", classes, _again(run, name), world)
 
 
 def load_affinity(run: Run, config: Config, world: World) -> AffinityModel:

@@ -1,6 +1,7 @@
-"""The scores of a run's CAMs, pseudo labels and predictions on photos with masks: documents for metrics.json, counts to keep.
+"""The scores of a run's CAMs on photos with masks, and what they share with those of labels (`label_targets`).
 
-The protocol of each says how its files were made, in the words of the `stage.json` of the step that made them.
+A score is a document for metrics.json and counts to keep. The protocol of each says how its files were made, in the words of the
+`stage.json` of the step that made them.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,14 +14,14 @@ import numpy as np
 
 from rcatool import console
 from rcatool.config import Config
-from rcatool.conventions import all_levels, emulate_cams, emulate_labels
+from rcatool.conventions import all_levels, emulate_cams
 from rcatool.data.labels import ClassInfo
 from rcatool.data.manifest import Sample, split
 from rcatool.metrics import thresholds
 from rcatool.pool import parallel_map, worker_count
 from rcatool.run import Run, StepDir
-from rcatool.scorecard import boundary_report, intervals, protocol, report
-from rcatool.scoring import ScoreJob, score_cam, score_labels
+from rcatool.scorecard import intervals, protocol, report
+from rcatool.scoring import ScoreJob, score_cam
 from rcatool.steps import STEPS
 from rcatool.tally import PhotoCounts, PhotoTable, SweepTally, Tally
 
@@ -75,42 +76,6 @@ def refined_target(scene: Scene) -> Target | None:
     return cam_target(scene, "refined")
 
 
-def pseudo_target(scene: Scene) -> Target | None:
-    """The pseudo labels of the train photos, and of the tune photos inside."""
-    settings = _settings(scene, "make-pseudo/labels")
-    chosen = _record(scene, "make-pseudo/labels").get("info", {}).get("bg_threshold")
-    backgrounds = {
-        "threshold": ("constant score", settings["pseudo.bg_threshold"]),
-        "auto": ("constant score, chosen from the CAMs alone", chosen),
-        "power": (f"(1 - max)^{settings['pseudo.bg_power']}", None),
-        "saliency": ("1 - saliency", None),
-    }
-    words, threshold = backgrounds[settings["pseudo.background"]]
-    about = {
-        "background": words,
-        "classes": "each photo's own tags",
-        "crf": settings["pseudo.crf"],
-        **_cam_views(scene),
-        **_refined_by(scene, settings),
-        "pseudo": _section(settings, "pseudo"),
-    }
-    folder = scene.run.dir("make-pseudo/labels")
-    return _label_target(scene, "pseudo", folder, parts=("train", "tune"), threshold=threshold, about=about)
-
-
-def seg_target(scene: Scene) -> Target | None:
-    """The segmentation network's predictions of the val photos, and of the tune photos inside."""
-    settings = scene.config.eval
-    about = {
-        "background": "the network's own label", "classes": "all, no tags", "crf": "none",
-        "scales": list(settings.scales), "flip": settings.flip, "merge": "mean softmax",
-    }  # fmt: skip
-    found = _label_target(scene, "seg", scene.step.path / "predictions", parts=("val", "tune"), threshold=None, about=about)
-    if found is None:
-        console.warn("eval: no val photo has a mask, so the segmentation network cannot be scored")
-    return found
-
-
 class _Sweep(NamedTuple):
     """CAMs at every level: the tally, confusions (T, L, L + 1), reports, and which levels belong to the curve; `best` of those."""
 
@@ -123,13 +88,13 @@ class _Sweep(NamedTuple):
 
 
 def _sweep(scene: Scene, part: str, made_by: str) -> _Sweep | None:
-    jobs = _jobs(scene, _scored(scene, part, tagged=True), scene.run.dir(made_by), ".npz")
+    jobs = score_jobs(scene, scored_photos(scene, part, tagged=True), scene.run.dir(made_by), ".npz")
     if not jobs:
         return None
     step = scene.config.eval.threshold_step
     levels = all_levels(step)
     tally = SweepTally(scene.classes.num_classes + 1, len(levels))
-    for job, photo in _counted(scene, f"eval {made_by.partition('/')[2]} ({part})", partial(score_cam, levels=levels), jobs):
+    for job, photo in counted(scene, f"eval {made_by.partition('/')[2]} ({part})", partial(score_cam, levels=levels), jobs):
         tally.add(job.id, photo)
     confusions = tally.confusions()
     reports = [report(confusion, scene.classes.names) for confusion in confusions]
@@ -140,28 +105,28 @@ def _sweep(scene: Scene, part: str, made_by: str) -> _Sweep | None:
 
 def _maps_about(scene: Scene, made_by: str) -> dict[str, Any]:
     """What the protocol says of the CAMs that a step made."""
-    settings = _settings(scene, "make-pseudo/cams")
+    settings = settings_of(scene, "make-pseudo/cams")
     about = {
         "background": "constant threshold; the best of the sweep over these very masks (oracle)",
         "classes": "each photo's own tags",
         "crf": "none",
-        **_cam_views(scene),
-        "cam": _section(settings, "cam"),
+        **cam_views(scene),
+        "cam": section_of(settings, "cam"),
     }
-    return about if made_by == "make-pseudo/cams" else {**about, **_refined_by(scene, _settings(scene, made_by))}
+    return about if made_by == "make-pseudo/cams" else {**about, **refined_by(scene, settings_of(scene, made_by))}
 
 
-def _refined_by(scene: Scene, settings: dict[str, Any]) -> dict[str, Any]:
+def refined_by(scene: Scene, settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of the refinement of a step made with `settings`, and of the network that it used, where it used one."""
-    found = {"refine": _section(settings, "refine")}
+    found = {"refine": section_of(settings, "refine")}
     if settings["refine.method"] in STEPS["make-pseudo/affinity"].methods:
-        found["affinity"] = _section(_settings(scene, "make-pseudo/affinity"), "affinity")
+        found["affinity"] = section_of(settings_of(scene, "make-pseudo/affinity"), "affinity")
     return found
 
 
 def _cam_scores(scene: Scene, part: str, swept: _Sweep, about: dict[str, Any]) -> dict[str, Any]:
     return {
-        **_head(scene, part, swept.tally, about),
+        **head(scene, part, swept.tally, about),
         "threshold": float(swept.levels[swept.best]),
         "oracle": True,
         **swept.reports[swept.best],
@@ -171,33 +136,7 @@ def _cam_scores(scene: Scene, part: str, swept: _Sweep, about: dict[str, Any]) -
     }
 
 
-def _label_target(
-    scene: Scene, target: str, folder: Path, *, parts: Sequence[str], threshold: float | None, about: dict[str, Any]
-) -> Target | None:
-    """Score the label maps in `folder` for the first of `parts`, with the score of the second inside where there is one."""
-    found: list[tuple[dict[str, Any], Tally]] = []
-    names = scene.classes.names
-    for part in parts:
-        jobs = _jobs(scene, _scored(scene, part, tagged=target == "pseudo"), folder, ".png")
-        tally = Tally()
-        for job, photo in _counted(scene, f"eval {target} ({part})", partial(score_labels, boundary=True), jobs):
-            tally.add(job.id, photo)
-        if jobs:
-            confusion = tally.confusion(len(names) + 1)
-            found.append(({
-                **_head(scene, part, tally, about), "threshold": threshold, **report(confusion, names),
-                **intervals(tally.table(), len(names) + 1), "conventions": emulate_labels(confusion),
-                **boundary_report(tally.boundary, names),
-            }, tally))  # fmt: skip
-        elif part == parts[0]:
-            return None
-    scores, tally = found[0]
-    if len(found) > 1:
-        scores["tune"] = found[1][0]
-    return Target(scores, tally.confusion(len(names) + 1), {target: tally.table()})
-
-
-def _scored(scene: Scene, part: str, *, tagged: bool) -> list[Sample]:
+def scored_photos(scene: Scene, part: str, *, tagged: bool) -> list[Sample]:
     """The photos of a part that can be scored: those with a mask (and, for CAMs and pseudo labels, tags)."""
     samples = [s for s in split(scene.samples, part) if s.classes or not tagged]
     masked = [sample for sample in samples if sample.mask is not None]
@@ -206,18 +145,20 @@ def _scored(scene: Scene, part: str, *, tagged: bool) -> list[Sample]:
     return masked
 
 
-def _jobs(scene: Scene, samples: Sequence[Sample], folder: Path, suffix: str) -> list[ScoreJob]:
+def score_jobs(scene: Scene, samples: Sequence[Sample], folder: Path, suffix: str) -> list[ScoreJob]:
+    """What to score: <id><suffix> in `folder` of each photo, against its mask."""
     count = scene.classes.num_classes
     return [ScoreJob(s.id, folder / f"{s.id}{suffix}", scene.root / str(s.mask), s.size, count) for s in samples]
 
 
-def _counted(scene: Scene, task: str, score: Callable[[ScoreJob], PhotoCounts], jobs: Sequence[ScoreJob]) -> Any:
+def counted(scene: Scene, task: str, score: Callable[[ScoreJob], PhotoCounts], jobs: Sequence[ScoreJob]) -> Any:
     """Yield each job with its photo's counts."""
     with console.progress(task, total=len(jobs)) as bar:
         yield from zip(jobs, parallel_map(score, jobs, workers=worker_count(scene.config.runtime.workers), bar=bar.advance), strict=True)
 
 
-def _head(scene: Scene, part: str, tally: Tally | SweepTally, about: dict[str, Any]) -> dict[str, Any]:
+def head(scene: Scene, part: str, tally: Tally | SweepTally, about: dict[str, Any]) -> dict[str, Any]:
+    """What a document begins with: the list, the number of photos, and the protocol with `about` in it."""
     data = scene.config.data
     name = {"train": data.train_list, "val": data.val_list, "tune": data.tune_list}[part] if data.dataset != "folder" else part
     conditions = protocol(
@@ -227,23 +168,26 @@ def _head(scene: Scene, part: str, tally: Tally | SweepTally, about: dict[str, A
     return {"list": name, "images": len(tally.ids), "protocol": conditions}
 
 
-def _settings(scene: Scene, step: str) -> dict[str, Any]:
-    settings: dict[str, Any] = _record(scene, step)["settings"]
+def settings_of(scene: Scene, step: str) -> dict[str, Any]:
+    """The settings that a step was made with."""
+    settings: dict[str, Any] = record_of(scene, step)["settings"]
     return settings
 
 
-def _record(scene: Scene, step: str) -> dict[str, Any]:
+def record_of(scene: Scene, step: str) -> dict[str, Any]:
+    """The record of a step that is an input of eval."""
     record = scene.run.record(step)
     assert record is not None, f"{step} is an input"
     return record
 
 
-def _section(settings: dict[str, Any], section: str) -> dict[str, Any]:
+def section_of(settings: dict[str, Any], section: str) -> dict[str, Any]:
+    """The settings of one section, without its name."""
     return {name.removeprefix(f"{section}."): value for name, value in settings.items() if name.startswith(f"{section}.")}
 
 
-def _cam_views(scene: Scene) -> dict[str, Any]:
+def cam_views(scene: Scene) -> dict[str, Any]:
     """How the photos were seen for the CAMs, or where the CAMs were imported from."""
-    record = _record(scene, "make-pseudo/cams")
+    record = record_of(scene, "make-pseudo/cams")
     imported = record.get("info", {}).get("imported")
     return {"imported": imported} if imported else {name: record["settings"][f"cam.{name}"] for name in ("scales", "flip")}
