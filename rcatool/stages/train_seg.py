@@ -3,6 +3,7 @@
 make-pseudo/labels/<id>.png -> train-seg/final.pt. Reads photos and pseudo labels of the train split, never a mask.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rcatool.engine import TrainLog, train_one_epoch
 from rcatool.models.deeplab import DeepLab
 from rcatool.pool import worker_count
 from rcatool.run import Run
-from rcatool.stages.networks import freeze_layers, lr_schedule, make_optimizer, read_data, seed_dropout, seg_network, variation
+from rcatool.stages.networks import freeze_layers, lr_schedule, make_optimizer, read_data, seed_dropout, seg_design, seg_network, variation
 from rcatool.world import make_world
 
 
@@ -56,7 +57,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
             train_one_epoch(model, loss_fn, loader, optimizer, schedule=schedule, world=world, log=log, bar=bar)
         save_training(step.path / "last.pt", model, optimizer, epoch + 1)
     final = {"model": model.state_dict(), "classes": list(classes.names), "fingerprint": step.fingerprint}
-    save_state(step.path / "final.pt", final)
+    save_state(step.path / "final.pt", final | {"design": asdict(seg_design(config.seg))})
     run.commit(step, world.describe())
     (step.path / "last.pt").unlink(missing_ok=True)
 
