@@ -101,45 +101,45 @@ class Segmenter:
         `scale` is the long side in pixels at which the network sees the photo: auto (that of the training photos), original, or a
         number. `advance(done, total)` is told of each batch of tiles. Raises DataError for a photo that cannot be read.
         """
-        photo = load_photo(image)
-        view = self._view(photo, scale)
-        with torch.inference_mode():
-            tiled = TiledMap(self._probabilities, view, self.tiling, batch=self._batch, advance=advance)
-            return self._finish(photo, tiled.bands(), (tiled.rows, view.shape[-2:]), probabilities)
+        return next(self.many([image], scale=scale, probabilities=probabilities, advance=advance))
 
     def many(
-        self, images: Iterable[Photo], *, scale: Scale = "auto", batch: int | None = None, probabilities: bool = False
+        self,
+        images: Iterable[Photo],
+        *,
+        scale: Scale = "auto",
+        batch: int | None = None,
+        probabilities: bool = False,
+        advance: Callable[[int, int], object] | None = None,
     ) -> Iterator[Segmentation]:
         """Segment photos one after the other, in order; up to `batch` neighbours of one size go through the network together.
 
-        `batch` is 8 on a GPU and 1 on a CPU, unless given. Raises as a call does, when the photo's turn comes.
+        `batch` is 8 on a GPU and 1 on a CPU, unless given; so many photos are in memory at a time. Other arguments and errors are
+        those of a call.
         """
         waiting = iter(images)
         while group := list(islice(waiting, batch or self._batch)):
             photos = [load_photo(image) for image in group]
             views = [self._view(photo, scale) for photo in photos]
-            yield from self._together(photos, views, probabilities)
+            for start, stop in self._runs(views):
+                shape = views[start].shape[-2:]
+                with torch.inference_mode():
+                    if stop - start == 1:
+                        tiled = TiledMap(self._probabilities, views[start], self.tiling, batch=self._batch, advance=advance)
+                        maps = [(tiled.bands(), tiled.rows)]
+                    else:
+                        maps = [(iter([one]), one.shape[1]) for one in self._probabilities(torch.stack(views[start:stop]))]
+                for photo, (bands, rows) in zip(photos[start:stop], maps, strict=True):
+                    yield self._finish(photo, bands, (rows, shape), probabilities)
 
-    def _together(self, photos: Sequence[np.ndarray], views: Sequence[Tensor], probabilities: bool) -> Iterator[Segmentation]:
-        """Segment prepared photos: neighbours of one size that are a single tile at once, others tile by tile."""
-        place = 0
-        while place < len(views):
-            shape = views[place].shape
-            stop = place + 1
-            while stop < len(views) and views[stop].shape == shape and max(shape) <= self.tiling.tile:
-                stop += 1
-            with torch.inference_mode():
-                if stop - place == 1:
-                    tiled = TiledMap(self._probabilities, views[place], self.tiling, batch=self._batch)
-                    maps = [(tiled.bands(), tiled.rows)]
-                else:
-                    maps = [(iter([one]), one.shape[1]) for one in self._probabilities(torch.stack(list(views[place:stop])))]
-                found = [
-                    self._finish(photo, bands, (rows, shape[-2:]), probabilities)
-                    for photo, (bands, rows) in zip(photos[place:stop], maps, strict=True)
-                ]
-            yield from found
-            place = stop
+    def _runs(self, views: Sequence[Tensor]) -> Iterator[tuple[int, int]]:
+        """The (start, stop) of neighbours of one size that are a single tile; any other photo is alone."""
+        start = 0
+        for stop in range(1, len(views) + 1):
+            shape = views[start].shape
+            if stop == len(views) or views[stop].shape != shape or max(shape) > self.tiling.tile:
+                yield start, stop
+                start = stop
 
     @property
     def _batch(self) -> int:
@@ -159,6 +159,7 @@ class Segmenter:
             raise DataError("the segmentation network's output is not finite", "train again: rca train-seg --force, with a lower seg.lr")
         return maps
 
+    @torch.inference_mode()
     def _finish(
         self, photo: np.ndarray, bands: Iterator[Tensor], source: tuple[int, tuple[int, ...]], probabilities: bool
     ) -> Segmentation:

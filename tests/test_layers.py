@@ -24,20 +24,21 @@ LAYERS = {
         "data/folder", "data/shapes",
         "data/mat5", "data/sbd", "data/phash", "data/mask_digest", "data/census", "data/photos", "data/photo_files", "data/photo_ids",
         "data/tag_rows", "data/tag_csv", "data/tag_json", "data/tag_folders", "data/json_source", "data/coco_file", "data/coco_masks",
-        "data/json_window", "data/coco_json", "data/coco_regions", "data/coco_rule", "data/coco_paint", "data/coco",
+        "data/json_window", "data/coco_json", "data/coco_regions", "data/coco_rule", "data/coco_paint", "data/coco", "photo_inputs",
     ],
     "computation": [
         "models/*", "refine/*", "data/transforms", "data/datasets", "optim", "kmeans", "cam_inference", "cams", "auto_threshold",
         "cam_files", "cam_writing", "pseudo", "pseudo_batch", "scoring", "metrics", "tally", "bootstrap", "boundary",
         "conventions", "scorecard", "checkpoint", "world", "region_picture",
+        "network_card", "network_file", "onnx_file", "overlay", "segmenter", "tiling",
     ],
     "engine": ["engine"],
     "stages": ["stages/*"],
     "export": ["export/*"],
     "cli": [
         "__init__", "cli", "options", "commands", "prepare_commands", "coco_command", "cam_commands", "score_commands", "export_commands",
-        "inspect_commands", "weights_command", "workflow", "voc_archives", "summary", "score_tables", "mask_score", "comparison", "doctor",
-        "__main__",
+        "inspect_commands", "predict_commands", "weights_command", "workflow", "voc_archives", "summary", "score_tables", "mask_score",
+        "comparison", "doctor", "__main__",
     ],
 }  # fmt: skip
 ORDER = list(LAYERS)
@@ -55,7 +56,7 @@ FORBIDDEN = {
 DOORS = {
     "typer": [
         "cli", "options", "commands", "prepare_commands", "coco_command", "cam_commands", "score_commands", "export_commands",
-        "inspect_commands", "weights_command",
+        "inspect_commands", "predict_commands", "weights_command",
     ],
     "rich": ["console"],
     "yaml": ["yaml_text"],
@@ -65,6 +66,8 @@ DOORS = {
     "safetensors": ["models/weight_files"],
     "timm": ["models/timm_networks"],
     "pycocotools": ["data/coco_regions", "export/coco"],
+    "onnx": ["onnx_file"],
+    "onnxruntime": ["onnx_file"],
 }
 
 EXPORT = [module for module in MODULES if module.startswith("export/")]
@@ -73,7 +76,7 @@ EXPORT = [module for module in MODULES if module.startswith("export/")]
 WITHOUT_TORCH = [
     *LAYERS["foundation"], *LAYERS["cli"], *EXPORT, "pseudo", "refine/crf", "refine/lattice", "refine/affinity_labels", "scoring", "cams",
     "cam_files", "metrics", "tally", "scorecard", "stages/prepare", "stages/import_cams", "stages/sbd_masks",
-    "stages/verify_data", "stages/voc_download",
+    "stages/verify_data", "stages/voc_download", "overlay",
 ]  # fmt: skip
 
 
