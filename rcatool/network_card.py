@@ -62,7 +62,10 @@ def read_card(document: Mapping[str, Any], where: str) -> Card:
         return document[name]
 
     get = document.get
+    unknown = sorted(document.keys() - {"format", *(field.name for field in dataclasses.fields(Card))})
     entry("format", f"{FORMAT} (another version of rcatool wrote it)", type(get("format")) is int and get("format") == FORMAT)
+    if unknown:
+        raise DataError(f"{where}: this version of rcatool knows no {', '.join(unknown[:3])[:60]}", "update rcatool")
     names = entry("classes", "a list of names", isinstance(get("classes"), list) and all(isinstance(n, str) for n in get("classes", ())))
     try:
         classes = ClassInfo(tuple(names))
@@ -109,6 +112,8 @@ def _is_a(value: object, hint: Any) -> bool:
         return any(_is_a(value, one) for one in inner)
     if hint is float:
         return _is_finite(value)
+    if hint is int:
+        return type(value) is int and abs(value) <= MAX_SIDE
     return value is None if hint is type(None) else type(value) is hint
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rcatool.checkpoint import load_state
 from rcatool.data.manifest import read_manifest, split
-from rcatool.errors import DataError, RcaError, SetupError
+from rcatool.errors import ConfigError, DataError
 from rcatool.files import atomic_write
 from rcatool.models.deeplab import DeepLab, build_seg
 from rcatool.models.weight_files import read_safetensors, safetensors_bytes
@@ -61,11 +61,8 @@ def read_network(path: Path) -> Network:
         raise DataError(f"{path}: its header is not valid JSON ({error})") from error
     if not isinstance(document, dict):
         raise DataError(f"{path}: no network of rcatool (weights alone do not say how to use them)", NOT_OURS)
-    card = read_card(document, str(path))
-    network = assemble(card, state, str(path))
-    if document.get("digest") != network.digest:
-        raise DataError(f"{path}: damaged, or changed by hand: its content has another digest than it says", NOT_OURS)
-    return network
+    digest = document.pop("digest", None)
+    return assemble(read_card(document, str(path)), state, str(path), digest=str(digest))
 
 
 def read_run(root: Path) -> Network:
@@ -87,29 +84,34 @@ def read_run(root: Path) -> Network:
         raise DataError(error.message, error.hint or hint) from error
 
 
-def assemble(card: Card, state: Mapping[str, Tensor], where: str) -> Network:
-    """A network of its card and weights. DataError, beginning with `where`, for tensors that lack, are unknown, unfit or not finite."""
+def assemble(card: Card, state: Mapping[str, Tensor], where: str, *, digest: str | None = None) -> Network:
+    """A network of its card and weights, with the `digest` that it must have.
+
+    Raises DataError, beginning with `where`, for a design that cannot be built, tensors that lack, are unknown, unfit or not finite.
+    """
     try:
         with torch.device("meta"):  # shapes only: whatever a file says, no memory is taken
-            shape = _check_design(card)
-    except SetupError:
-        raise
-    except (*_SENSELESS, RcaError) as error:
+            shapes = _try(build_seg(card.design, card.classes.num_classes).eval(), card).state_dict()
+        _check_tensors(state, shapes, where)
+        found = _digest(card, state)
+        if digest not in (None, found):
+            raise DataError(f"{where}: damaged, or changed by hand: its content has another digest than it says", NOT_OURS)
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers are not ours to draw
+            model = build_seg(card.design, card.classes.num_classes)
+        model.load_state_dict(dict(state))
+        return Network(card, _try(model.eval(), card), found)
+    except (ConfigError, *_SENSELESS) as error:
         what = f"no network can be built from its design ({_short(error)})"
         raise DataError(f"{where}: {what}", "update rcatool, or make it again") from error
-    _check_tensors(state, shape, where)
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are not ours to draw
-        model = build_seg(card.design, card.classes.num_classes)
-    model.load_state_dict(dict(state))
-    return Network(card, model.eval(), _digest(card, state))
 
 
-def _check_design(card: Card) -> Mapping[str, Tensor]:
-    """The names and shapes of a design's tensors; whatever is wrong with it shows when a network without numbers sees an image."""
-    model = build_seg(card.design, card.classes.num_classes).eval()
+@torch.inference_mode()
+def _try(model: DeepLab, card: Card) -> DeepLab:
+    """The model, after it has seen an image: whatever is wrong with a design shows there."""
     logits = model(torch.zeros(1, 3, *_PROBE))
-    assert logits.ndim == 4 and logits.shape[1] == card.classes.num_classes + 1, "its output is not logits"
-    return model.state_dict()
+    if logits.ndim != 4 or logits.shape[1] != len(card.labels):
+        raise ValueError(f"its output has the shape {tuple(logits.shape)}")
+    return model
 
 
 def _check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:

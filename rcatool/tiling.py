@@ -17,7 +17,7 @@ from rcatool.errors import ConfigError
 
 ALIGN = 64  # pixels: tiles begin at multiples of it, so that the cells of all networks (strides 4 to 64) fall on one grid
 BAND_BYTES = 64 << 20  # of enlarged probabilities at a time
-_MARGIN = 0.25  # share of the overlap at a tile's inner border that counts for nothing: there the network has seen padding
+_MARGIN = 7 / 16  # share of the overlap at a tile's inner border that counts for nothing: there the network has seen padding
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Axis:
 
 
 def make_axis(spans: Sequence[tuple[int, int]], overlap: int, cells: int) -> Axis:
-    """The axis of tiles at `spans` (pixels) whose first has `cells` cells: weights rise linearly over the middle half of the overlap.
+    """The axis of tiles at `spans` (pixels) whose first has `cells` cells: weights rise linearly in the middle of the overlap.
 
     Several tiles share a grid whose cell is a power of two of pixels; a single tile keeps its own cells.
     """
