@@ -15,6 +15,7 @@ from rcatool import (
     coco_command,
     console,
     inspect_commands,
+    predict_commands,
     prepare_commands,
     score_commands,
     weights_command,
@@ -33,8 +34,11 @@ app = typer.Typer(
 )
 prepare_commands.app.command("coco")(coco_command.prepare_coco)
 app.add_typer(prepare_commands.app, name="prepare")
+export_app.command("network")(predict_commands.export_network)
+export_app.command("onnx")(predict_commands.export_onnx)
 app.add_typer(export_app, name="export")
 app.add_typer(score_commands.app)
+app.command("predict")(predict_commands.predict)
 app.command("import-cams")(cam_commands.import_cams)
 app.command("convert-weights")(weights_command.convert_weights)
 app.add_typer(inspect_commands.app, name="inspect")

@@ -36,6 +36,7 @@ _LOWER = {
     "make-pseudo": "--set runtime.workers=1, or smaller cam.scales",
     "train-seg": "a smaller seg.batch_size or seg.crop_size, or --set runtime.workers=1",
     "eval": "--set runtime.workers=1, or smaller eval.scales",
+    "predict": "a smaller --tile, such as 512",
 }
 _MEMORY_WORDS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "DataLoader worker (pid")
 
@@ -195,21 +196,30 @@ def _writing(run: Run) -> Iterator[None]:
 
 
 def _call(word: str, run: Run, config: Config, *, force: bool) -> None:
-    stage = _load_stage(word)
-    try:
+    stage = load(f"stages.{word.replace('-', '_')}")
+    with memory_watched(word):
         stage.main(run, config, force=force)
+
+
+@contextmanager
+def memory_watched(word: str) -> Iterator[None]:
+    """Turn running out of memory, of the machine or of the GPU, into a SetupError that says what to lower."""
+    try:
+        yield
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
         raise SetupError(f"{word}: out of memory", f"try {_LOWER[word]}; then the same command resumes") from error
 
 
-def _load_stage(word: str) -> ModuleType:
+def load(module: str) -> ModuleType:
+    """A module of rcatool that needs torch; SetupError where torch, or another library, does not load."""
     try:
-        return importlib.import_module(f"rcatool.stages.{word.replace('-', '_')}")
+        return importlib.import_module(f"rcatool.{module}")
     except (ImportError, OSError, RuntimeError) as error:  # what torch and torchvision raise that are broken, or do not fit together
         if isinstance(error, ImportError) and (error.name or "").startswith("rcatool"):
             raise
+        word = module.rpartition(".")[2].replace("_", "-")
         raise SetupError(f"{word}: a library does not load ({error})", "rca doctor says which, and what to do") from error
 
 

@@ -98,7 +98,7 @@ def test_help_names_every_command_and_loads_no_torch() -> None:
     code = f"import sys; from rcatool.cli import main; main(['--help']); print(sorted(set(sys.modules) & {slow}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    words = "prepare train-cls make-pseudo train-seg eval score compare run demo export inspect status doctor"
+    words = "prepare train-cls make-pseudo train-seg eval predict score compare run demo export inspect status doctor"
     for word in words.split():
         assert re.search(rf"\b{word}\b", done.stdout)
 
@@ -143,7 +143,10 @@ OPTIONS = {
     "export labelme": EXPORT | {"--classes", "--tolerance", "--min-area"},
     "export yolo": EXPORT | {"--classes", "--tolerance", "--min-area", "--photos"},
     "export png": EXPORT | {"--classes", "--rgb"},
+    "export network": {"--run", "--out", "--force", "--quiet", "--debug"},
+    "export onnx": {"--run", "--out", "--force", "--quiet", "--debug", "--json"},
     "export cams": {"--run", "--format", "--out", "--force", "--quiet", "--debug"},
+    "predict": (SHARED - {"--set"}) | {"--out", "--model", "--scale", "--tile", "--overlap", "--overlay", "--json"},
     "inspect": set(),
     "inspect memory": {"--run", "--class", "--photos", "--out", "--force", "--device", "--quiet", "--debug"},
     "status": {"--run", "--json", "--debug"},

@@ -24,22 +24,22 @@ LAYERS = {
         "data/folder", "data/shapes",
         "data/mat5", "data/sbd", "data/phash", "data/mask_digest", "data/census", "data/photos", "data/photo_files", "data/photo_ids",
         "data/tag_rows", "data/tag_csv", "data/tag_json", "data/tag_folders", "data/json_source", "data/coco_file", "data/coco_masks",
-        "data/json_window", "data/coco_json", "data/coco_regions", "data/coco_rule", "data/coco_paint", "data/coco",
+        "data/json_window", "data/coco_json", "data/coco_regions", "data/coco_rule", "data/coco_paint", "data/coco", "photo_inputs",
     ],
     "computation": [
         "models/*", "refine/*", "data/transforms", "data/datasets", "optim", "kmeans", "cam_inference", "cams", "auto_threshold",
         "cam_files", "cam_writing", "label_weights", "pseudo", "pseudo_batch", "soft_labels", "seg_inference", "breakdown",
         "scoring", "metrics", "tally", "bootstrap", "boundary",
         "conventions", "scorecard", "checkpoint", "world", "region_picture",
+        "network_card", "network_file", "onnx_file", "overlay", "segmenter", "tiling",
     ],
     "engine": ["engine"],
     "stages": ["stages/*"],
     "export": ["export/*"],
     "cli": [
         "__init__", "cli", "options", "commands", "prepare_commands", "coco_command", "cam_commands", "score_commands", "export_commands",
-        "inspect_commands", "weights_command", "workflow", "voc_archives", "summary", "score_tables", "mask_score", "comparison",
-        "reference", "doctor",
-        "__main__",
+        "inspect_commands", "predict_commands", "weights_command", "workflow", "voc_archives", "summary", "score_tables", "mask_score",
+        "comparison", "reference", "doctor", "__main__",
     ],
 }  # fmt: skip
 ORDER = list(LAYERS)
@@ -57,7 +57,7 @@ FORBIDDEN = {
 DOORS = {
     "typer": [
         "cli", "options", "commands", "prepare_commands", "coco_command", "cam_commands", "score_commands", "export_commands",
-        "inspect_commands", "weights_command",
+        "inspect_commands", "predict_commands", "weights_command",
     ],
     "rich": ["console"],
     "yaml": ["yaml_text"],
@@ -67,6 +67,8 @@ DOORS = {
     "safetensors": ["models/weight_files"],
     "timm": ["models/timm_networks"],
     "pycocotools": ["data/coco_regions", "export/coco"],
+    "onnx": ["onnx_file"],
+    "onnxruntime": ["onnx_file"],
 }
 
 EXPORT = [module for module in MODULES if module.startswith("export/")]
@@ -74,9 +76,8 @@ EXPORT = [module for module in MODULES if module.startswith("export/")]
 # Where torch may be loaded: not by what runs in worker processes, which have to start fast.
 WITHOUT_TORCH = [
     *LAYERS["foundation"], *LAYERS["cli"], *EXPORT, "pseudo", "refine/crf", "refine/lattice", "refine/affinity_labels", "scoring", "cams",
-    "soft_labels", "breakdown", "label_weights", "cam_files", "metrics", "tally", "scorecard",
-    "stages/prepare", "stages/import_cams", "stages/sbd_masks",
-    "stages/verify_data", "stages/voc_download",
+    "soft_labels", "breakdown", "label_weights", "overlay", "cam_files", "metrics", "tally", "scorecard",
+    "stages/prepare", "stages/import_cams", "stages/sbd_masks", "stages/verify_data", "stages/voc_download",
 ]  # fmt: skip
 
 

@@ -73,10 +73,20 @@ def read_image(path: Path) -> np.ndarray:
     for HEIF without the library that reads it.
     """
     with _opened(path) as image:
-        image.load()
-        rgb = image if image.mode == "RGB" and not image.has_transparency_data and image.format != "TIFF" else _to_rgb(image)
-        turn = TURNS.get(_orientation(image))
-        return np.array(rgb if turn is None else rgb.transpose(turn))
+        return _pixels(image)
+
+
+def image_pixels(image: Image.Image) -> np.ndarray:
+    """What `read_image` returns, of a picture that Pillow has opened; DataError as there."""
+    with decoding(Path(getattr(image, "filename", "") or f"the {image.mode} picture")):
+        return _pixels(image)
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    image.load()
+    rgb = image if image.mode == "RGB" and not image.has_transparency_data and image.format != "TIFF" else _to_rgb(image)
+    turn = TURNS.get(_orientation(image))
+    return np.array(rgb if turn is None else rgb.transpose(turn))
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Augmentation of an image, alone or jointly with its label map; all randomness comes from the generator passed in."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,9 +20,9 @@ def to_tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
 
 
-def normalise(image: Tensor) -> Tensor:
-    """uint8 (3, H, W) -> float32, ImageNet mean and standard deviation."""
-    return T.normalize(T.to_dtype(image, torch.float32, scale=True), list(MEAN), list(STD))
+def normalise(image: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
+    """uint8 (..., 3, H, W) -> float32, by mean and standard deviation (ImageNet's)."""
+    return T.normalize(T.to_dtype(image, torch.float32, scale=True), list(mean), list(std))
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:

@@ -113,17 +113,22 @@ def _array(reader: _Reader) -> Tensor:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    return read_safetensors(path)[0]
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file by name, and the texts in its header. Raises `DataError` naming the file if it is broken."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: not a readable safetensors file ({error})") from error
 
 
-def safetensors_bytes(state: Mapping[str, Tensor]) -> bytes:
-    """Some tensors as a safetensors file."""
+def safetensors_bytes(state: Mapping[str, Tensor], texts: Mapping[str, str] | None = None) -> bytes:
+    """Some tensors as a safetensors file, with `texts` in its header."""
     from safetensors.torch import save
 
-    return save({key: value.contiguous() for key, value in state.items()})
+    return save({key: value.contiguous() for key, value in state.items()}, dict(texts) if texts else None)
