@@ -96,7 +96,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "classes text": ({"classes": "abc"}, "classes: .*expected a list of names"),
     "class number": ({"classes": ["a", 1, "b"]}, "classes"),
     "another number of classes": ({"classes": ["a", "b"]}, "palette"),
-    "two classes and colours": ({"classes": ["a", "b"], "palette": [[0, 0, 0]] * 3}, r"aspp.0.\w+ is float32 .*expected"),
+    "two classes and colours": ({"classes": ["a", "b"], "palette": [[0, 0, 0]] * 3}, r"head.branches.0.\w+ is float32 .*expected"),
     "palette of strings": ({"palette": ["red"] * 4}, "palette"),
     "colour 256": ({"palette": [[0, 0, 256]] * 4}, "palette"),
     "colour -1": ({"palette": [[0, 0, -1]] * 4}, "palette"),
@@ -159,14 +159,14 @@ def test_a_design_that_fits_its_weights_and_cannot_run() -> None:
 
 def test_wrong_tensors(path: Path) -> None:
     original = path.read_bytes()
-    bias = load_file(path)["aspp.0.bias"]
+    bias = load_file(path)["head.branches.0.bias"]
     for tensors, message in (
-        ({"aspp.0.bias": None}, "lacks tensor 'aspp.0.bias'"),
+        ({"head.branches.0.bias": None}, "lacks tensor 'head.branches.0.bias'"),
         ({"extra": bias}, "has the unknown tensor 'extra'"),
-        ({"aspp.0.bias": bias[:2]}, r"aspp.0.bias is float32 \(2,\), expected float32 \(4,\)"),
-        ({"aspp.0.bias": bias.half()}, r"aspp.0.bias is float16 \(4,\)"),
-        ({"aspp.0.bias": bias * float("nan")}, "aspp.0.bias holds numbers that are not finite"),
-        ({"aspp.0.bias": bias + 1}, "damaged, or changed by hand"),
+        ({"head.branches.0.bias": bias[:2]}, r"head.branches.0.bias is float32 \(2,\), expected float32 \(4,\)"),
+        ({"head.branches.0.bias": bias.half()}, r"head.branches.0.bias is float16 \(4,\)"),
+        ({"head.branches.0.bias": bias * float("nan")}, "head.branches.0.bias holds numbers that are not finite"),
+        ({"head.branches.0.bias": bias + 1}, "damaged, or changed by hand"),
     ):
         rewrite(path, {}, tensors)  # type: ignore[arg-type]
         found = error_of(path)

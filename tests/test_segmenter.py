@@ -161,7 +161,7 @@ def test_pictures_that_cannot_be_read(segmenter: Segmenter, tmp_path: Path) -> N
 def test_an_output_that_is_not_finite_is_an_error() -> None:
     network = small_network()
     with torch.no_grad():
-        network.model.aspp[0].bias.fill_(float("inf"))  # type: ignore[union-attr]
+        network.model.head.branches[0].bias.fill_(float("inf"))  # type: ignore[union-attr]
     with pytest.raises(DataError, match="not finite"):
         Segmenter(network, device="cpu")(picture(20, 20))
 
