@@ -131,7 +131,7 @@ WRONG_DESIGN: dict[str, tuple[dict[str, Any], str]] = {
     "no such network of timm": ({"backbone": "timm:no_such_network"}, "no network can be built"),
     "other backbone": ({"backbone": "mobilenet_v2"}, "not the weights of its design"),
     "huge": ({"aspp_rates": [1, 10**12]}, "design.aspp_rates"),
-    "other rates": ({"aspp_rates": [1, 2, 3]}, "lacks tensor 'aspp.2"),
+    "other rates": ({"aspp_rates": [1, 2, 3]}, "lacks tensor 'head.branches.2"),
 }
 
 
