@@ -34,7 +34,7 @@ _LOWER = {
     "train-cls": "a smaller cls.batch_size or cls.crop_size, or --set runtime.workers=1",
     "import-cams": "--set runtime.workers=1",
     "make-pseudo": "--set runtime.workers=1, or smaller cam.scales",
-    "train-seg": "a smaller seg.batch_size or seg.crop_size, or --set runtime.workers=1",
+    "train-seg": "a smaller seg.batch_size, seg.crop_size or second.scales, or --set runtime.workers=1",
     "eval": "--set runtime.workers=1, or smaller eval.scales",
     "predict": "a smaller --tile, such as 512",
 }

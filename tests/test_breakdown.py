@@ -176,6 +176,15 @@ def test_a_table_made_by_hand() -> None:
     assert {name: band["pixels"] for name, band in told["bands"].items()} == {"0-5": 400, "5-10": 200, "10-20": 200, "20+": 400}
 
 
+def test_the_border_of_a_missed_part_is_ten_pixels_wide() -> None:
+    """An object of columns 5 to 54, of which column 54 is found: 5 to 14 and 45 to 53 are near the border. The photo's edge is none."""
+    truth, prediction = np.zeros((8, 60), np.uint8), np.zeros((8, 60), np.uint8)
+    truth[:, 5:55] = 1
+    prediction[:, 54] = 1
+    told = breakdown_report(counts_of([(truth, prediction)]), ["a"])["breakdown"]["kinds"]
+    assert (told["missed_border"]["pixels"], told["missed_part"]["pixels"]) == (8 * 19, 8 * 30)
+
+
 @pytest.mark.parametrize("value", [0, 3, IGNORE])
 def test_photos_of_one_value(value: int) -> None:
     truth = np.full((12, 9), value, np.uint8)

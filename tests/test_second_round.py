@@ -127,6 +127,24 @@ def test_tune_photos_get_labels_and_training_leaves_them_out(rca: Rca, undisturb
     assert all(metrics[name]["tune"]["images"] == 1 for name in ("pseudo", "pseudo_2", "seg", "seg_1"))
 
 
+def test_the_second_network_is_one_trained_on_these_labels(rca: Rca, undisturbed: TinyRun, two_rounds: Path, tmp_path: Path) -> None:
+    """A first round on the second one's labels ends in the same weights."""
+    from rcatool.checkpoint import load_state
+
+    run = undisturbed.copy(tmp_path / "run", until="train-seg")
+    folder = run / "make-pseudo" / "labels"
+    stage = record(run, "make-pseudo/labels")
+    for label in (two_rounds / "make-pseudo" / "round-2").glob("*.png"):
+        shutil.copy(label, folder / label.name)
+        stage["inventory"]["sizes"][label.name] = label.stat().st_size
+    (folder / "stage.json").write_text(json.dumps(stage))
+    assert rca("train-seg", "--run", run).code == 0
+    folders = (run / "train-seg", two_rounds / "train-seg-2", two_rounds / "train-seg")
+    here, there, first = (load_state(path / "final.pt")["model"] for path in folders)
+    assert all(here[name].equal(there[name]) for name in here)
+    assert not all(first[name].equal(there[name]) for name in first)
+
+
 # ---- what is made again
 
 
