@@ -1,4 +1,7 @@
-"""Masks measure, they never teach: nothing between `prepare` and `eval` reads one. And `eval` predicts without tags."""
+"""Masks measure, they never teach: nothing between `prepare` and `eval` reads one. And `eval` predicts without tags.
+
+That is so unless train-seg is asked for it: what `seg.labels` truth and `seg.validate_every` may read is in test_train_seg.
+"""
 
 import json
 import shutil

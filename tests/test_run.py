@@ -72,12 +72,17 @@ def files(root: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
 
 
+OTHER_VALUES = {"seg.input_scales": "[0.5]", "seg.head_width": "64"}  # of settings that not every value is valid for
+
+
 def another(dotted: str, config: Config) -> str:
     """A valid value that is not the present one."""
     now = config_io.get(config, dotted)
     annotation: Any = config_io.settings()[dotted].annotation
     if isinstance(now, bool):
         return str(not now).lower()
+    if dotted in OTHER_VALUES:
+        return OTHER_VALUES[dotted]
     if isinstance(now, tuple):
         return f"[{now[0] / 2 if isinstance(now[0], float) else now[0] - 1}, {', '.join(map(str, now[1:]))}]"
     if isinstance(now, (int, float)) and not get_args(annotation):
@@ -99,7 +104,7 @@ def test_a_first_run_and_a_second(run: Run) -> None:
 
 @pytest.mark.parametrize("method", ["rca", "cam"])
 def test_each_setting_makes_exactly_its_steps_stale(run: Run, method: str) -> None:
-    config = changed(Config(), f"cls.method={method}")
+    config = changed(Config(), f"cls.method={method}", "seg.validate_every=1")  # without which there is no best to keep
     make_all(run, config)
     tried = 0
     for dotted in config_io.settings():
