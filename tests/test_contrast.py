@@ -194,7 +194,12 @@ def test_autocast_does_not_round_similarities() -> None:
 
 def test_mean_does_not_depend_on_how_a_batch_is_split() -> None:
     mixed, memory, memory_cls = example()
+    whole, anchors = (mixed.features.clone().requires_grad_() for _ in range(2))
     parts = [slice(0, 2), slice(2, 6)]
-    split = [Mixed(mixed.features[p], mixed.cls[p], mixed.partner[p], mixed.omega[p]) for p in parts]
+    split = [Mixed(anchors[p], mixed.cls[p], mixed.partner[p], mixed.omega[p]) for p in parts]
     mean = sum(len(part.cls) * loss(part, memory, memory_cls) for part in split) / len(mixed.cls)
-    torch.testing.assert_close(mean, loss(mixed, memory, memory_cls), rtol=0, atol=1e-12)
+    at_once = loss(Mixed(whole, mixed.cls, mixed.partner, mixed.omega), memory, memory_cls)
+    torch.testing.assert_close(mean, at_once, rtol=0, atol=1e-12)
+    mean.backward()
+    at_once.backward()
+    torch.testing.assert_close(anchors.grad, whole.grad, rtol=0, atol=1e-12)

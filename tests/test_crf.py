@@ -1,15 +1,19 @@
 """The dense CRF: our programs against mean-field inference with explicit kernels, against pydensecrf, and by its properties."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from scipy.sparse import csr_array
 
 from rcatool.data.photos import read_image
 from rcatool.errors import SetupError
-from rcatool.refine import lattice
+from rcatool.refine import crf as crf_module
+from rcatool.refine import crf_torch, lattice
 from rcatool.refine.crf import CrfParams, choose_backend, crf_params, dense_crf
 from rcatool.refine.crf_torch import dense_crf_batch
 
@@ -160,6 +164,49 @@ def test_mean_field_is_exact_where_all_pixels_are_one_point(crf: Callable[..., n
     _, probabilities = scene(size=8)
     params = CrfParams(4, gaussian_sxy=3e4, gaussian_weight=0.7, bilateral_sxy=3e4, bilateral_srgb=3e4, bilateral_weight=1.1)
     np.testing.assert_allclose(crf(image, probabilities, params), exact(image, probabilities, params), atol=2e-3)
+
+
+def exact_lattice(features: Sequence[np.ndarray]) -> lattice.Lattice:
+    """In place of a lattice's approximation: every point is a lattice point, and one blur is the kernel itself."""
+    points = np.stack([np.asarray(feature, float) for feature in features], axis=1)
+    kernel = np.exp(-0.5 * ((points[:, None] - points[None]) ** 2).sum(axis=2))
+    around = np.pad(kernel, ((1, 0), (1, 0)))  # point 0 stands for those that are missing
+    return lattice.Lattice(csr_array(np.eye(len(kernel), len(around), 1, np.float32)), (csr_array(around.astype(np.float32)),))
+
+
+@dataclass
+class ExactTorchLattice:
+    """The same for torch; `normalised` is the program's own."""
+
+    kernel: torch.Tensor
+    weights: torch.Tensor
+    normalised = crf_torch.TorchLattice.normalised
+
+    def filter(self, values: torch.Tensor) -> torch.Tensor:
+        return self.weights * (self.kernel @ (self.weights * values))
+
+
+def exact_torch_lattice(features: torch.Tensor, owner: torch.Tensor) -> ExactTorchLattice:
+    assert not owner.any()
+    kernel = (-0.5 * (features.double()[:, None] - features.double()[None]).square().sum(dim=2)).exp()
+    return ExactTorchLattice(kernel.float(), torch.ones(len(kernel), 1))
+
+
+@pytest.mark.parametrize("backend", ["scipy", "torch"])
+@pytest.mark.parametrize("labels", [2, 3, 6])  # labels are filtered one by one, or all at once from five on
+@pytest.mark.parametrize("params", [PARAMS, SEED, crf_params("irn", 10), crf_params("deeplab", 4)])
+def test_mean_field_with_exact_kernels_is_exact(
+    backend: str, labels: int, params: CrfParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that is not the lattice: unary, kernels' features, their normalisation with the pixel itself, weights, iterations."""
+    monkeypatch.setattr(crf_module, "make_lattice", exact_lattice)
+    monkeypatch.setattr(crf_module, "_gaussian", crf_module._gaussian.__wrapped__)  # which would keep these for other tests
+    monkeypatch.setattr(crf_torch, "make_lattice", exact_torch_lattice)
+    image, probabilities = scene(labels, size=8, seed=labels)
+    image, probabilities = image[:7], probabilities[:, :7]
+    expected = exact(image, probabilities, params)
+    assert np.abs(expected - probabilities).max() > 0.1  # there was something to do
+    np.testing.assert_allclose(dense_crf(image, probabilities, params, backend=backend), expected, rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("labels", [2, 3])

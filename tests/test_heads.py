@@ -51,7 +51,7 @@ def test_equals_separate_stacks(forward: Forward, layout: torch.memory_format) -
     for (name, one), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert other.grad is not None
         assert other.grad.abs().max() > 0
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-5, msg=name)
 
 
 @FORWARDS

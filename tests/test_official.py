@@ -63,6 +63,15 @@ def test_forward_equals_the_description_pixel_by_pixel() -> None:
     torch.testing.assert_close(maps.p, model.p_head(x))
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_forward_pass_changes_nothing(training: bool) -> None:
+    model = network(config()).train(training)
+    model.backbone.eval()  # whose batch norm counts, as any other's
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model(batch()[0])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_memory_and_prototypes_start_as_noise_that_counts() -> None:
     memory = network(config(size=500, prototypes=10)).memory
     assert bool(memory.prototype_valid.all())

@@ -1,5 +1,6 @@
 """Stage 1 learns: a few hundred steps on sixteen images, which it may learn by heart; and switches that turn RCA off do so to the bit."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import torch
 from conftest import Result
 from tiny_run import TinyRun, assign
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rcatool.config import Config
 from rcatool.data.manifest import split
@@ -72,3 +75,49 @@ def test_without_contrast_and_aggregation_the_memory_changes_nothing() -> None:
         ends.append({name: value.clone() for name, value in model.named_parameters()})
         assert bool((model.memory.visits > 0).any()) == (confidence == 0)
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def literal_cam(features: nn.Module, heads: list[Tensor], images: Tensor, tags: Tensor) -> Tensor:
+    """The loss of a plain CAM with two linear heads on the same features, the second of which has an input of zeros, too."""
+    maps = features(images)
+    p = F.conv2d(maps, heads[0]).mean(dim=(2, 3))
+    o = F.conv2d(torch.cat([torch.zeros_like(maps), maps], dim=1), heads[1]).mean(dim=(2, 3))
+    return F.multilabel_soft_margin_loss(o, tags) + 0.4 * F.multilabel_soft_margin_loss(p, tags)
+
+
+def test_without_contrast_and_aggregation_it_is_a_plain_cam_to_the_bit() -> None:
+    # Against a training without any memory, written out with torch alone.
+    tags = torch.tensor([[1.0, 1, 0], [0, 1, 0], [1, 0, 1], [0, 0, 1]])
+    made = Config().model_dump()
+    made["cls"] |= {"backbone": "tiny", "weights": "none", "output_stride": 8, "freeze_bn": False, "p_weight": 0.4}
+    made["memory"] |= {"contrast_weight": 0.0, "prototypes": 0, "confidence": 0.0}
+    config = Config.model_validate(made)
+    torch.manual_seed(0)
+    model = cls_network(config, tags > 0, pretrained=False).train()
+    features = copy.deepcopy(model.backbone)
+    heads = [nn.Parameter(head.detach().clone()) for head in model.heads()]
+    optimizer = make_optimizer(model, config.cls)
+    groups = {1: [], 2: []}
+    for parameter in features.parameters():
+        groups[1 if parameter.ndim > 1 else 2].append(parameter)
+    lr, head_lr, decay = config.cls.lr, config.cls.head_lr, config.cls.weight_decay
+    plain = torch.optim.SGD(
+        [
+            {"params": groups[1], "lr": lr, "weight_decay": decay},
+            {"params": groups[2], "lr": 2 * lr, "weight_decay": 0},
+            {"params": heads, "lr": head_lr, "weight_decay": decay},
+        ],
+        momentum=config.cls.momentum,
+    )
+    for step in range(6):
+        images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(step))
+        state = StepState(3, torch.Generator().manual_seed(1), Intake(torch.zeros(3, dtype=torch.long)))
+        loss = step_loss(model, (images, tags, torch.arange(4)), config, state)["loss"]
+        expected = literal_cam(features, heads, images, tags)
+        assert torch.equal(loss, expected), step
+        for one, found in ((optimizer, loss), (plain, expected)):
+            one.zero_grad()
+            found.backward()
+            one.step()
+    assert bool((model.memory.visits > 0).any())
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), [*features.parameters(), *heads], strict=True))

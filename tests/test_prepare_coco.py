@@ -10,7 +10,7 @@ import pytest
 from breaks import Break, cut, remove, replace, write
 from broken import Case, Rca, check_answer, table
 from PIL import Image
-from small_coco import JSON, SIZE, annotation, box, document, make_coco, photo_name
+from small_coco import JSON, OFFICIAL_IDS, SIZE, annotation, box, document, make_coco, photo_name
 from small_voc import make_mask, make_photo
 from tiny_run import CONFIG, contents
 
@@ -87,6 +87,19 @@ def test_void(rca: Rca) -> None:
     mask[5:, 5:14] = 255
     mask[8:11, 8:11] = 80
     assert np.array_equal(mask_of(25), mask)
+
+
+def test_the_80_ids_become_1_to_80_in_their_order(rca: Rca) -> None:
+    path = Path(JSON["train"])
+    said = json.loads(path.read_text())
+    said["annotations"] = [annotation(n, 9, number, [box(n % 16, n // 16, 1, 1)], 1) for n, number in enumerate(OFFICIAL_IDS)]
+    said["categories"].reverse()
+    path.write_text(json.dumps(said))
+    assert rca(*PREPARE.split(), *ALONE).code == 0
+    assert mask_of(9).ravel().tolist() == [*range(1, 81), *[0] * (SIZE[0] * SIZE[1] - 80)]
+    assert samples()[9].classes == tuple(range(80))
+    names = json.loads(Path("runs/default/prepare/classes.json").read_text())["names"]
+    assert names == [f"thing {number}" for number in OFFICIAL_IDS]
 
 
 def test_all_photos_and_a_tune_part(rca: Rca) -> None:

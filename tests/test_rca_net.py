@@ -158,6 +158,22 @@ def test_before_prototypes_o_depends_on_features_only() -> None:
     assert torch.equal(net(images()).o, before)
 
 
+def test_prototypes_that_do_not_exist_have_no_share() -> None:
+    bank = memory(filled=True)
+    net = RcaNet(backbone(), CLASSES, bank, attention_temperature=0.5)
+    all_there = net(images()).o
+    bank.prototype_valid[1] = bank.prototype_valid[2, 1] = False
+    outside = ~bank.prototype_valid
+    found = []
+    for garbage in (0.0, 1e6):
+        bank.prototypes[outside] = garbage
+        found.append(net(images()).o)
+    assert torch.equal(*found)
+    assert not torch.allclose(found[0], all_there)
+    bank.bank.fill_(1e6)  # the memory itself takes no part in a forward pass
+    assert torch.equal(net(images()).o, found[0])
+
+
 def test_without_memory_it_is_the_plain_network() -> None:
     net = RcaNet(backbone(), CLASSES)
     maps = net(images())

@@ -84,6 +84,32 @@ def test_a_batch_equals_its_parts(design: str) -> None:
     assert same(state(whole), state(parts))
 
 
+def written_by_hand(design: str, values: Tensor, pairs: list[list[int]]) -> list[tuple[int, list[float]]]:
+    """(class, feature) of every entry, region after region in lists of plain numbers, momentum one half (fifo: none), by class and slot."""
+    kept: dict[tuple[int, int], list[float]] = {}
+    counts = [0] * CLASSES
+    for value, (photo, cls) in zip(values.tolist(), pairs, strict=True):
+        place = (cls, photo if design == "instance-ema" else counts[cls] % SIZE)
+        counts[cls] += 1
+        old = None if design == "fifo" else kept.get(place)
+        kept[place] = [(new + before) / 2 for new, before in zip(value, old or value, strict=True)]
+    return [(cls, kept[cls, place]) for cls, place in sorted(kept)]
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_batch_is_written_region_after_region(design: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    pairs = TAGS.nonzero()[torch.randint(int(TAGS.sum()), (20,), generator=generator)]
+    assert max(torch.bincount(pairs[:, 1]).tolist()) > SIZE
+    bank, values = memory(design), features(20)
+    write(bank, values, pairs[:, 0].tolist(), pairs[:, 1].tolist(), design=design)
+    entries, classes = bank.valid_entries
+    order = classes.argsort(stable=True)  # slots of an instance memory go by photo, then class
+    expected = written_by_hand(design, values, pairs.tolist())
+    assert classes[order].tolist() == [cls for cls, _ in expected]
+    torch.testing.assert_close(entries[order], torch.tensor([value for _, value in expected]))
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.99])
 def test_instance_ema_is_the_closed_form(momentum: float) -> None:
     bank, values = memory("instance-ema"), features(6)
