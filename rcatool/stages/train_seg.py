@@ -85,7 +85,8 @@ def train_round(run: Run, config: Config, *, name: str, labels: Path | None, for
     root = Path(config.data.root)
     check_images(train + held_out, root)
     varied, scale = variation(config.seg, config.seed), config.seg.resize_scale
-    weigh = _margin_weights(run, config, step) if config.seg.noise == "confidence" else None
+    of_cams = "make-pseudo/labels" in step.inputs  # and no network's predictions
+    weigh = _margin_weights(run, config, step) if config.seg.noise == "confidence" and of_cams else None
     dataset = SegDataset(train, root, classes.num_classes, varied, labels=labels, resize_scale=scale, weigh=weigh)
     _check_labels(dataset, name)
     training = _build(name, config, classes, world, train=train, held_out=held_out)
