@@ -114,9 +114,10 @@ def _run_epochs(training: Training, loader: Loader, batches: EpochBatches, step:
         _train_epoch(training, loader, loss_fn, epoch, log=log, told=told)
         if not warned and loss_fn.is_background_only(finished=epoch + 1 == epochs):
             warned = True
+            balance = "" if config.seg.loss == "balanced" else "--set seg.loss=balanced, or "
             console.warn(
                 f"{training.name}: after {epoch + 1} of {epochs} epochs the network predicts as good as nothing but background: "
-                "try --set seg.loss=balanced, or lower seg.lr (and seg.head_lr), or look at the labels"
+                f"try {balance}lower seg.lr (and seg.head_lr), or look at the labels"
             )
         if training.held_out and ((epoch + 1) % config.seg.validate_every == 0 or epoch + 1 == epochs):
             told = _validate(training, log, epoch + 1, step.path / "best.pt")
