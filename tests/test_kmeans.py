@@ -67,6 +67,20 @@ def test_finds_clusters_that_lie_apart(seed: int) -> None:
     torch.testing.assert_close(found[distances(expected, found).argmin(dim=1)], expected, rtol=0, atol=1e-6)
 
 
+def test_seeds_are_drawn_by_squared_distance() -> None:
+    # Clusters are found from other seeds, too: one that runs empty takes the farthest point. So the seeds by themselves.
+    apart = 100 * torch.eye(5, dtype=torch.float64).repeat_interleave(20, dim=0) + cloud(100, 5)
+    for seed in range(20):
+        assert kmeans(apart, 5, seed=seed, iterations=0).argmax(dim=1).unique().tolist() == [0, 1, 2, 3, 4]
+    line = torch.tensor([[0.0], [1.0], [3.0]], dtype=torch.float64)  # the first of the three alike, then by 0 + 1 + 9, 1 + 0 + 4, 9 + 4 + 0
+    count = 3000
+    drawn = [tuple(kmeans(line.repeat(2, 1), 2, seed=seed, iterations=0).flatten().tolist()) for seed in range(count)]
+    expected = {(0, 1): 1 / 30, (0, 3): 9 / 30, (1, 0): 1 / 15, (1, 3): 4 / 15, (3, 0): 9 / 39, (3, 1): 4 / 39}
+    assert set(drawn) == set(expected)
+    for pair, share in expected.items():
+        assert drawn.count(pair) / count == pytest.approx(share, abs=0.03)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_as_good_as_scikit_learn(seed: int) -> None:
     points = cloud(300, 5, seed)

@@ -1,4 +1,4 @@
-"""The saliency loss against literal loops, its fixed points, and training with it (spec 5, invariant 45)."""
+"""The saliency loss against literal loops, its fixed points, and training with it (invariant 45)."""
 
 import math
 from collections.abc import Callable

@@ -18,7 +18,7 @@ def random_walk(maps: Tensor, affinity: Tensor, offsets: Sequence[Offset], *, be
     """`maps` T^steps, with T = A^beta divided by its column sums: maps (K, h, w) -> (K, h, w), same type and device.
 
     affinity (P, h, w) in [0, 1] of pairs of cells by `offsets`, whose lengths count (pairs that leave the grid are left out); A has
-    1 on the diagonal and is symmetric. Columns of T sum to 1 (the official orientation, spec 51), so each value of the
+    1 on the diagonal and is symmetric. Columns of T sum to 1 (the official orientation, invariant 51), so each value of the
     result is a mean of values of `maps`. Computed in double precision: in single, 256 steps drift by 3e-4.
     """
     count, height, width = maps.shape
