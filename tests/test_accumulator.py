@@ -200,7 +200,7 @@ def test_a_run_that_is_stopped_keeps_the_same_maps(rca, undisturbed: TinyRun, tm
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", stopping)
         assert rca("train-cls", "--run", stopped, *ON).code == 130
-    assert "accumulator" in load_state(stopped / "train-cls" / "last.pt")
+    assert "extra" in load_state(stopped / "train-cls" / "last.pt")
     assert rca("train-cls", "--run", stopped).code == 0
     assert results(stopped) == results(straight)
     kept = load_state(straight / "train-cls" / "accumulated.pt")

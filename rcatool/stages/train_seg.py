@@ -1,8 +1,9 @@
 """Stage 3: train the segmentation network on the pseudo labels, or on true masks (`seg.labels: truth`), to know what they would give.
 
-make-pseudo/labels/<id>.png -> train-seg/final.pt. Reads photos and pseudo labels of the train split, and their CAMs with `seg.noise`
-confidence, their tags with teacher. Reads masks only where it is asked to: those of train with `seg.labels` truth, those of tune with
-`seg.validate_every` above 0 (`seg_validation`).
+make-pseudo/labels/<id>.png -> train-seg/final.pt. With `second.enabled` that network makes labels (`second_round`), which another is
+trained on: make-pseudo/round-2/<id>.png -> train-seg-2/final.pt. Reads photos and pseudo labels of the train split, and their CAMs with
+`seg.noise` confidence, their tags with teacher. Reads masks only where it is asked to: those of train with `seg.labels` truth, those of
+tune with `seg.validate_every` above 0 (`seg_validation`).
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ from rcatool.stages.networks import (
     tag_matrix,
     variation,
 )
+from rcatool.stages.second_round import make_second_labels
 from rcatool.stages.seg_step import StepLoss, Teacher
 from rcatool.stages.seg_validation import Best, tune_miou, validation_photos
 from rcatool.world import World, make_world
@@ -69,9 +71,12 @@ class Training:
 
 
 def main(run: Run, config: Config, *, force: bool = False) -> None:
-    """Train and write train-seg/final.pt; nothing to do if it is current."""
+    """Train, and with `second.enabled` make labels from that network and train on these; each step only if it is not current."""
     labels = None if config.seg.labels == "truth" else run.dir("make-pseudo/labels")
     train_round(run, config, name="train-seg", labels=labels, force=force)
+    if config.second.enabled:
+        make_second_labels(run, config, force=force)
+        train_round(run, config, name="train-seg-2", labels=run.dir("make-pseudo/round-2"), force=force)
 
 
 def train_round(run: Run, config: Config, *, name: str, labels: Path | None, force: bool) -> None:
