@@ -1,14 +1,14 @@
 """What each refinement is worth: pseudo labels of VOC-part from the same network, for each kind of map with each CRF.
 
-    python benchmarks/labels.py RUN --work DIR --out FILE.json [--photos 400] [--maps cam own memory walk memory+walk]
+    python benchmarks/labels.py RUN --work DIR --out FILE.json [--photos 400] [--maps cam own memory cam+walk memory+walk4]
                                 [--crf none seed irn] [--more NAME=DIR] [--workers 1]
 
 RUN has a trained classifier (rca train-cls). Maps are made at photo scale 1 with its mirror image and kept in DIR, so that a second call
 goes on: the CAM, redrawn from the photo's own regions (own) and with the region memory of 32 photos a class (memory), each of them
 spread by a walk along the classifier's early features. `--more` adds other programs' or settings' CAM folders (<id>.npz).
 The constant background is chosen on the tune photos, for each map and CRF: without CRF among 50 levels, with it among the shares
-0.6, 0.8, 1 and 1.25 of that level. Then the labels of all training photos (without CRF) and of a seeded sample of them (with and without)
-are scored, and without CRF the training photos' own best level, which is an oracle.
+0.6, 0.8, 1 and 1.25 of that level. Then the labels of a seeded sample of the training photos are scored, and without CRF with their own
+best level, too, which is an oracle.
 """
 
 import argparse
@@ -76,9 +76,9 @@ def main() -> None:
     root = Path(config.data.root)
     _, samples = read_data(run)
     parts = {part: [s for s in split(samples, part) if s.classes and s.mask] for part in ("tune", "train")}
-    _make_maps(run, parts["tune"] + parts["train"], options)
     chosen = np.random.default_rng(0).permutation(len(parts["train"]))[: options.photos]
-    parts["sample"] = [parts["train"][place] for place in sorted(chosen)]
+    parts["train"] = [parts["train"][place] for place in sorted(chosen)]
+    _make_maps(run, parts["tune"] + parts["train"], options)
     folders = {name: options.work / name for name in options.maps} | {n: Path(d) for n, d in (one.split("=") for one in options.more)}
     crfs = [crf for crf in options.crf if crf != "none"]
     rows = json.loads(options.out.read_text())["rows"] if options.out.exists() else {}
@@ -138,21 +138,21 @@ def _look(model: ClsNet, samples: Sequence[Sample], root: Path, world: World) ->
 
 
 def _score(parts: dict[str, list[Sample]], root: Path, folder: Path, crfs: Sequence[str], workers: int) -> dict[str, Any]:
-    """Levels from tune; mIoU of the labels on train and on the sample."""
-    swept = {part: _sweep(parts[part], root, folder, workers) for part in ("tune", "train", "sample")}
+    """Levels from tune; mIoU of the labels on both parts."""
+    swept = {part: _sweep(parts[part], root, folder, workers) for part in ("tune", "train")}
     level = int(swept["tune"].argmax())
     found: dict[str, Any] = {
         "none": {
-            "background": float(LEVELS[level]), "tune": _percent(swept["tune"][level]), "train": _percent(swept["train"][level]),
-            "sample": _percent(swept["sample"][level]), "oracle": _percent(swept["train"].max()),
+            "background": round(float(LEVELS[level]), 3), "tune": _percent(swept["tune"][level]),
+            "train": _percent(swept["train"][level]), "oracle": _percent(swept["train"].max()),
         }
     }  # fmt: skip
     for crf in crfs:
         tried = [round(float(LEVELS[level]) * share, 3) for share in SHARES]
         tune = _labels(parts["tune"], root, folder, [(crf, one) for one in tried], workers)
         best = int(np.argmax(tune))
-        train = _labels(parts["sample"], root, folder, [(crf, tried[best])], workers)
-        found[crf] = {"background": tried[best], "tune": _percent(tune[best]), "sample": _percent(train[0])}
+        train = _labels(parts["train"], root, folder, [(crf, tried[best])], workers)
+        found[crf] = {"background": tried[best], "tune": _percent(tune[best]), "train": _percent(train[0])}
     return found
 
 

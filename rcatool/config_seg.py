@@ -53,6 +53,7 @@ class Seg(Section):
     weight_decay: NonNegative = Field(5e-4, description="SGD weight decay, on weights only")
     poly_power: PositiveFloat = Field(0.9, description="power of the poly learning-rate schedule")
     freeze_bn: bool = Field(True, description="keep batch norm at its pretrained statistics")
+    freeze_early: bool = Field(False, description="keep the layers up to the backbone's first level (stride 8) as pretrained")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="decay of the average of the weights that becomes the result, such as 0.999; 0: off"
     )

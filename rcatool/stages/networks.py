@@ -123,7 +123,7 @@ def freeze_layers(model: ClsNet | DeepLab, settings: Cls | Seg) -> None:
     """Freeze what `settings` say: to be repeated whenever the model was put in training mode."""
     if settings.freeze_bn:
         freeze_batch_norm(model)
-    if isinstance(settings, Cls) and settings.freeze_early:
+    if settings.freeze_early:
         freeze(model.backbone.early_layers)
 
 
