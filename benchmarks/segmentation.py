@@ -70,7 +70,7 @@ def _measure(arm: str, seed: int, table: dict[str, Any], options: argparse.Names
     if not root.exists():
         shutil.copytree(options.classifiers / f"{own['classifier']}-{seed}", root)
     chosen = {**table["settings"], **own.get("settings", {}), "seg.weights": str(options.weights.resolve())}
-    given = [word for name, value in chosen.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    given = [word for name, value in chosen.items() for word in ("--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}")]
     seconds = {}
     for command in ("make-pseudo", "train-seg", "eval"):
         if command == "make-pseudo" and chosen.get("seg.labels") == TRUTH:

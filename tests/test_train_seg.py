@@ -24,7 +24,9 @@ from rcatool.config_seg import Seg
 from rcatool.models.average import WeightAverage
 from rcatool.models.deeplab import SegDesign, build_seg
 from rcatool.models.seg_loss import seg_loss
+from rcatool.run import Run
 from rcatool.stages import train_seg
+from rcatool.stages.networks import seg_network
 from rcatool.stages.seg_step import StepLoss, Teacher
 from rcatool.stages.seg_validation import Best
 from rcatool.steps import in_force, is_needed, settings_used
@@ -104,6 +106,18 @@ def test_all_that_training_keeps(straight: Path) -> None:
     net = build_seg(SegDesign(**made["design"]), len(made["classes"]))
     net.load_state_dict(made["model"])
     assert net(torch.zeros(1, 3, 48, 48)).shape == (1, len(made["classes"]) + 1, 12, 12)
+
+
+def test_frozen_early_layers_keep_the_values_they_began_with(rca: Rca, here: TinyRun) -> None:
+    assert rca("train-seg", "--run", here.path, *assign("seg.freeze_early=true", "seg.freeze_bn=false")).code == 0
+    config, made = Run(here.path).read_config(), final(here.path)
+    torch.manual_seed(config.seed)
+    began = seg_network(config, len(made["classes"]), pretrained=False)
+    early = {id(value) for layer in began.backbone.early_layers for value in (*layer.parameters(), *layer.buffers())}
+    kept = {name for name, value in began.state_dict(keep_vars=True).items() if id(value) in early}
+    moved = {name for name, value in began.state_dict().items() if not torch.equal(value, made["model"][name])}
+    assert kept and not kept & moved
+    assert {name for name, _ in began.named_parameters()} - kept <= moved
 
 
 @pytest.mark.parametrize(
