@@ -170,9 +170,7 @@ def _sweep(samples: Sequence[Sample], root: Path, folder: Path, workers: int) ->
     return np.array([scores(confusion).miou for confusion in sweep_matrices(total)])
 
 
-def _labels(
-    samples: Sequence[Sample], root: Path, folder: Path, rules: Sequence[tuple[str, float]], workers: int
-) -> list[float]:
+def _labels(samples: Sequence[Sample], root: Path, folder: Path, rules: Sequence[tuple[str, float]], workers: int) -> list[float]:
     """mIoU of the labels by each of `rules`."""
     total = np.zeros(1, np.int64)
     jobs = _jobs(samples, root, folder, rules)

@@ -70,7 +70,8 @@ def _measure(arm: str, seed: int, table: dict[str, Any], options: argparse.Names
     if not root.exists():
         shutil.copytree(options.classifiers / f"{own['classifier']}-{seed}", root)
     chosen = {**table["settings"], **own.get("settings", {}), "seg.weights": str(options.weights.resolve())}
-    given = [word for name, value in chosen.items() for word in ("--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}")]
+    written = {name: value if isinstance(value, str) else json.dumps(value) for name, value in chosen.items()}
+    given = [word for name, value in written.items() for word in ("--set", f"{name}={value}")]
     seconds = {}
     for command in ("make-pseudo", "train-seg", "eval"):
         if command == "make-pseudo" and chosen.get("seg.labels") == TRUTH:
@@ -94,13 +95,13 @@ def _on_train(run: Run, photos: int) -> dict[str, float]:
     train = [sample for sample in split(samples, "train") if sample.classes and sample.mask]
     chosen = [train[place] for place in sorted(np.random.default_rng(0).permutation(len(train))[:photos])]
     labels = classes.num_classes + 1
-    totals = {"network": np.zeros((labels, labels), np.int64)}
+    totals = {"network": np.zeros((labels, labels + 1), np.int64)}
     with console.progress("on training photos", total=len(chosen)) as bar:
         for index, views in view_loader(MultiScaleDataset(chosen, root, scales=(1.0,), flip=False), workers=1):
             sample = chosen[index]
             truth = read_mask(root / str(sample.mask), num_classes=classes.num_classes, size=sample.size)
             label = photo_probabilities(model, views, sample.size, world=world).argmax(dim=0).to(torch.uint8).cpu().numpy()
-            totals["network"] += confusion_matrix(truth, label, labels)[:, :labels]
+            totals["network"] += confusion_matrix(truth, label, labels)
             bar.advance(1)
     if config.seg.labels != TRUTH:
         totals["labels"] = _of_labels(run, root, chosen, classes.num_classes)

@@ -32,13 +32,13 @@ class Cam(Section):
     stride: Annotated[int, Field(ge=1, le=16)] = Field(4, description="pixels per stored CAM cell")
     head: Literal["o", "p"] = Field("o", description="which map is exported (rca); cam has only P")
     region_rounds: Annotated[int, Field(ge=0, le=8)] = Field(
-        0, description="times that maps are redrawn by comparing pixels with the photo's own regions; 0: off"
+        2, description="times that maps are redrawn by comparing pixels with the photo's own regions; 0: off"
     )
     region_sure: Unit = Field(0.5, description="share of a map's maximum above which a pixel belongs to the class's region")
     region_background: Unit = Field(
         0.2, description="pixels where no map reaches this, divided by the round's number, make up the background region"
     )
-    region_memory: Natural = Field(0, description="photos per class whose regions are remembered, to redraw maps with; 0: none")
+    region_memory: Natural = Field(32, description="photos per class whose regions are remembered, to redraw maps with; 0: none")
     region_share: Unit = Field(0.7, description="share of what the region memory recalls in a region that pixels are compared with")
     region_temperature: PositiveFloat = Field(0.1, description="temperature of the attention that recalls")
 
@@ -100,10 +100,10 @@ class Pseudo(Section):
     background: Literal["threshold", "auto", "power", "saliency"] = Field(
         "threshold", description="background score: a constant, one chosen from the CAMs, (1 - max)^bg_power, or 1 - saliency"
     )
-    bg_threshold: Unit = Field(0.3, description="background threshold: the constant")
+    bg_threshold: Unit = Field(0.2, description="background threshold: the constant")
     bg_power: PositiveFloat = Field(4.0, description="exponent of (1 - max)")
     crf: Literal["none", "seed", "irn"] = Field(
-        "seed", description="dense CRF at full size: constants of the PSA/RCA seed CRF or of IRN's label CRF"
+        "irn", description="dense CRF at full size: constants of the PSA/RCA seed CRF or of IRN's label CRF"
     )
     crf_backend: Literal["auto", "scipy", "torch", "pydensecrf"] = Field(
         "auto", description="program of the CRF; auto: scipy on the CPU, torch on a GPU; all give the same labels"
@@ -155,7 +155,9 @@ class Config(Section):
     seed: Natural = Field(0, description="seed of everything random")
 
     @model_validator(mode="after")
-    def _rounds(self) -> "Config":
+    def _fit_together(self) -> "Config":
+        if self.seg.weights == "train-cls" and self.seg.backbone != self.cls.backbone:
+            raise ValueError(f"seg.weights: train-cls has {self.cls.backbone}, and seg.backbone is {self.seg.backbone}")
         if self.second.enabled and self.seg.labels == "truth":
             raise ValueError("second.enabled: a second round mends pseudo labels, and seg.labels is truth")
         return self

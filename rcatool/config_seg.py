@@ -12,7 +12,9 @@ class Seg(Section):
     """The segmentation network."""
 
     backbone: Backbone = Field("resnet101", description="network, dilated (as cls.backbone)")
-    weights: str = Field("imagenet", description="`imagenet`, `none`, or the path of a state dict")
+    weights: str = Field(
+        "imagenet", description="`imagenet`, `none`, the path of a state dict, or `train-cls`: the trained classifier's backbone"
+    )
     output_stride: Literal[8, 16] = Field(8, description="input pixels per feature cell")
     head: Literal["deeplab-v2", "deeplab-v3+"] = Field(
         "deeplab-v2", description="v2: sum of dilated 3x3 convolutions; v3+: these beside 1x1 and image pooling, decoded at stride 4"

@@ -80,25 +80,31 @@ STEPS: dict[str, Step] = {
 
 
 def in_force(config: Config) -> dict[str, Step]:
-    """The steps of a run with these settings, in order; none has an input that is not among them. Imported CAMs need no network of ours."""
-    rounds = 2 if config.second.enabled else 1
-    found = {
-        name: step for name, step in STEPS.items() if step.round <= rounds and (not step.methods or config.refine.method in step.methods)
-    }
-    if config.cam.source:
-        found["make-pseudo/cams"] = replace(found["make-pseudo/cams"], inputs=("prepare",))
+    """The steps of a run with these settings, in order; none has an input that is not among them."""
+    rounds, method = 2 if config.second.enabled else 1, config.refine.method
+    found = {name: step for name, step in STEPS.items() if step.round <= rounds and (not step.methods or method in step.methods)}
+    for name in _without_classifier(config) & set(found):
+        found[name] = replace(found[name], inputs=tuple(one for one in found[name].inputs if one != "train-cls"))
     found["train-seg"] = _learning(found["train-seg"], config.seg)
     return {name: replace(step, inputs=_those(step.inputs, found), optional_inputs=_those(step.optional_inputs, found))
             for name, step in found.items()}  # fmt: skip
 
 
+def _without_classifier(config: Config) -> set[str]:
+    """The steps of make-pseudo that need no network of train-cls: CAMs that are imported, affinities on weights of their own."""
+    needs = {"cams": not config.cam.source, "affinity": config.affinity.weights == "train-cls", "refined": config.refine.method == "walk"}
+    return {f"make-pseudo/{name}" for name, needed in needs.items() if not needed}
+
+
 def _learning(step: Step, settings: Seg) -> Step:
     """train-seg with what it learns from: true masks need no pseudo labels, weights from the CAM need the CAM beside them."""
+    start = ("train-cls",) if settings.weights == "train-cls" else ()
     if settings.labels == "truth":
-        return replace(step, inputs=("prepare",))
+        return replace(step, inputs=(*start, "prepare"))
     if settings.noise == "confidence":
-        return replace(step, settings=(*step.settings, "pseudo"), inputs=("make-pseudo/cams", "make-pseudo/refined", *step.inputs))
-    return step
+        inputs = ("make-pseudo/cams", "make-pseudo/refined", *start, *step.inputs)
+        return replace(step, settings=(*step.settings, "pseudo"), inputs=inputs)
+    return replace(step, inputs=(*start, *step.inputs))
 
 
 def is_needed(name: str, config: Config) -> bool:
@@ -169,6 +175,7 @@ def _prepare_coco(data: Data) -> str:
 
 # The settings of `runtime` belong to no step; this one says where, not what: it never makes a result stale.
 NOT_FINGERPRINTED = ("data.root",)
+
 
 def settings_used(step: Step, config: Config) -> dict[str, Any]:
     """The settings that `step` depends on, by dotted name, as JSON values."""

@@ -77,6 +77,18 @@ def test_run_needs_no_network_and_eval_tells_where_cams_are_from(rca: Rca, run: 
     assert "everything is up to date" in rca("run", "--run", run).err
 
 
+def test_affinities_of_their_own_need_no_network_either(rca: Rca, run: Path, files: Path) -> None:
+    settings = ("refine.method=irn", "affinity.weights=none", "affinity.epochs=1", "affinity.crop_size=48", "affinity.photos=4")
+    assert rca("import-cams", files, "--format", "psa", "--run", run).code == 0
+    assert rca("make-pseudo", "--run", run, *(word for one in settings for word in ("--set", one))).code == 0
+    assert not (run / "train-cls").exists()
+    assert len(list((run / "make-pseudo" / "refined").glob("*.npz"))) == len(tagged(run))
+    for setting in ("affinity.weights=train-cls", "refine.method=walk"):
+        done = rca("make-pseudo", "--run", run, "--set", setting)
+        assert done.code == 4
+        assert "needs the output of train-cls" in done.err
+
+
 def test_our_settings_do_not_touch_them_and_ours_come_back_on_request(rca: Rca, undisturbed: TinyRun, tmp_path: Path, files: Path) -> None:
     run = undisturbed.copy(tmp_path / "run")
     before = contents(run / CAMS)

@@ -26,7 +26,7 @@ from rcatool.models.deeplab import SegDesign, build_seg
 from rcatool.models.seg_loss import seg_loss
 from rcatool.run import Run
 from rcatool.stages import train_seg
-from rcatool.stages.networks import seg_network
+from rcatool.stages.networks import seg_design
 from rcatool.stages.seg_step import StepLoss, Teacher
 from rcatool.stages.seg_validation import Best
 from rcatool.steps import in_force, is_needed, settings_used
@@ -112,12 +112,31 @@ def test_frozen_early_layers_keep_the_values_they_began_with(rca: Rca, here: Tin
     assert rca("train-seg", "--run", here.path, *assign("seg.freeze_early=true", "seg.freeze_bn=false")).code == 0
     config, made = Run(here.path).read_config(), final(here.path)
     torch.manual_seed(config.seed)
-    began = seg_network(config, len(made["classes"]), pretrained=False)
+    began = build_seg(seg_design(config.seg), len(made["classes"]))
     early = {id(value) for layer in began.backbone.early_layers for value in (*layer.parameters(), *layer.buffers())}
     kept = {name for name, value in began.state_dict(keep_vars=True).items() if id(value) in early}
     moved = {name for name, value in began.state_dict().items() if not torch.equal(value, made["model"][name])}
-    assert kept and not kept & moved
+    assert kept
+    assert not kept & moved
     assert {name for name, _ in began.named_parameters()} - kept <= moved
+
+
+def test_the_classifier_s_backbone_as_a_start(rca: Rca, here: TinyRun) -> None:
+    still = assign("seg.lr=1e-12", "seg.freeze_bn=true", "seg.epochs=1", "seg.labels=truth")
+    trained = load_state(here.path / "train-cls" / "final.pt")["model"]
+
+    def distance() -> float:
+        made = final(here.path)["model"]
+        return max(float((made[key] - value).abs().max()) for key, value in trained.items() if key.startswith("backbone."))
+
+    assert rca("train-seg", "--run", here.path, *still).code == 0
+    assert distance() > 0.01
+    assert rca("train-seg", "--run", here.path, *assign("seg.weights=train-cls")).code == 0
+    assert distance() < 1e-6
+    (here.path / "train-cls" / "stage.json").unlink()
+    done = rca("train-seg", "--run", here.path)
+    assert done.code == 4
+    assert "train-seg needs the output of train-cls" in done.err
 
 
 @pytest.mark.parametrize(

@@ -66,12 +66,14 @@ def cls_network(config: Config, tags: Tensor, *, pretrained: bool) -> ClsNet:
     )
 
 
-def seg_network(config: Config, num_classes: int, *, pretrained: bool) -> DeepLab:
-    """The segmentation network; `pretrained` loads the backbone's weights."""
+def pretrained_seg(run: Run, config: Config, num_classes: int, world: World) -> DeepLab:
+    """The segmentation network before its training: on the weights that `seg.weights` names, or on the trained classifier's backbone."""
     model = build_seg(seg_design(config.seg), num_classes)
-    if pretrained:
+    if config.seg.weights == "train-cls":
+        model.backbone.load_state_dict(load_cls(run, config, world).backbone.state_dict())
+    else:
         _load_backbone(model.backbone, config.seg)
-    return model
+    return world.place(model)
 
 
 def seg_design(settings: Seg) -> SegDesign:
@@ -157,7 +159,7 @@ def load_cls(run: Run, config: Config, world: World) -> ClsNet:
 def load_seg(run: Run, config: Config, world: World, *, step: str = "") -> DeepLab:
     """The trained segmentation network of a run, in eval mode on the device: that of `step`, or the last there is."""
     classes, _ = read_data(run)
-    model, name = seg_network(config, classes.num_classes, pretrained=False), step or last_network(config)
+    model, name = build_seg(seg_design(config.seg), classes.num_classes), step or last_network(config)
     return _load(model, run.dir(name) / "final.pt", classes, _again(run, name), world)
 
 

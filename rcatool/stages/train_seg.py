@@ -31,10 +31,10 @@ from rcatool.stages.networks import (
     freeze_layers,
     lr_schedule,
     make_optimizer,
+    pretrained_seg,
     read_data,
     seed_dropout,
     seg_design,
-    seg_network,
     tag_matrix,
     variation,
 )
@@ -94,7 +94,11 @@ def train_round(run: Run, config: Config, *, name: str, labels: Path | None, for
     weigh = _margin_weights(run, config, step) if config.seg.noise == "confidence" and of_cams else None
     dataset = SegDataset(train, root, classes.num_classes, varied, labels=labels, resize_scale=scale, weigh=weigh)
     _check_labels(dataset, name)
-    training = _build(name, config, classes, world, train=train, held_out=held_out)
+    torch.manual_seed(config.seed)  # the head's initial values; in training, only dropout draws from this generator
+    model = pretrained_seg(run, config, classes.num_classes, world)
+    average = WeightAverage(model, config.seg.ema) if config.seg.ema > 0 else None
+    optimizer = make_optimizer(model, config.seg)
+    training = Training(name, config, classes, world, train, held_out, model, optimizer, average, Best())
     start = resume_training(step.path / "last.pt", training.model, training.optimizer, extra=training.extra)
     resumed = f", resuming after epoch {start}" if start else ""
     console.log(f"{name}: {config.seg.backbone}, {len(train)} photos, {config.seg.epochs} epochs on {world.device}{resumed}")
@@ -169,14 +173,6 @@ def _write_final(training: Training, step: StepDir) -> dict[str, float | int]:
     final = {"model": weights, "classes": list(training.classes.names), "fingerprint": step.fingerprint}
     save_state(step.path / "final.pt", final | {"design": asdict(seg_design(settings))})
     return about
-
-
-def _build(name: str, config: Config, classes: ClassInfo, world: World, *, train: list[Sample], held_out: list[Sample]) -> Training:
-    torch.manual_seed(config.seed)  # the head's initial values; in training, only dropout draws from this generator
-    model = world.place(seg_network(config, classes.num_classes, pretrained=True))
-    optimizer = make_optimizer(model, config.seg)
-    average = WeightAverage(model, config.seg.ema) if config.seg.ema > 0 else None
-    return Training(name, config, classes, world, train, held_out, model, optimizer, average, Best())
 
 
 def _teacher(training: Training) -> Teacher | None:
