@@ -1,6 +1,6 @@
 """What a segmentation network reaches on VOC-part with pseudo labels, beside the same network trained on true masks.
 
-    python benchmarks/segmentation.py ARMS.yaml --classifiers runs/ablation --weights FILE --work runs/segmentation --out FILE.json
+    python benchmarks/segmentation.py ARMS.yaml --classifiers runs/ablation --work runs/segmentation --out FILE.json
                                       [--arms truth plain rca] [--seeds 0 1 2] [--share 0/2] [--photos 400]
 
 ARMS.yaml: `settings` of all arms and `arms`, each with the `classifier` whose trained run it starts from (runs/ablation/<name>-<seed>) and
@@ -44,7 +44,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path)
     parser.add_argument("--classifiers", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--arms", nargs="+")
@@ -69,7 +68,7 @@ def _measure(arm: str, seed: int, table: dict[str, Any], options: argparse.Names
     root = options.work / f"{arm}-{seed}"
     if not root.exists():
         shutil.copytree(options.classifiers / f"{own['classifier']}-{seed}", root)
-    chosen = {**table["settings"], **own.get("settings", {}), "seg.weights": str(options.weights.resolve())}
+    chosen = {**table["settings"], **own.get("settings", {})}
     written = {name: value if isinstance(value, str) else json.dumps(value) for name, value in chosen.items()}
     given = [word for name, value in written.items() for word in ("--set", f"{name}={value}")]
     seconds = {}

@@ -51,9 +51,9 @@ class Refine(Section):
         description="none: CAMs as exported; walk: along affinities of the classifier's features; affinity: of a trained network (PSA); "
         "irn: around trained class boundaries (IRN)",
     )
-    walk_radius: Annotated[int, Field(ge=2, le=32)] = Field(12, description="walk: reach of a step, cells of 8 pixels")
+    walk_radius: Annotated[int, Field(ge=2, le=32)] = Field(16, description="walk: reach of a step, cells of 8 pixels")
     walk_beta: PositiveFloat = Field(8.0, description="walk: power of the affinities")
-    walk_steps: Positive = Field(32, description="walk: steps")
+    walk_steps: Positive = Field(16, description="walk: steps")
     affinity_beta: PositiveFloat = Field(8.0, description="affinity: power of the affinities")
     affinity_steps: Positive = Field(256, description="affinity: steps")
     irn_beta: PositiveFloat = Field(10.0, description="irn: power of the affinities")

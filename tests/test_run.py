@@ -190,7 +190,7 @@ def test_settings_of_coco_count_where_the_data_are_coco(run: Run) -> None:
 def test_reasons_name_old_and_new(run: Run) -> None:
     make_all(run, Config())
     config = changed(Config(), "pseudo.bg_threshold=0.4", "cls.flip=false", "cam.scales=[1]", "cls.method=cam")
-    assert run.state("make-pseudo/labels", config).reasons[0] == "pseudo.bg_threshold: 0.3 -> 0.4"
+    assert run.state("make-pseudo/labels", config).reasons[0] == "pseudo.bg_threshold: 0.2 -> 0.4"
     reasons = run.state("train-cls", config).reasons
     assert {"cls.flip: true -> false", "cls.method: rca -> cam", "memory.size: 500 -> (not used)"} <= set(reasons)
     assert "cam.scales: [0.5, 1.0, 1.5, 2.0] -> [1.0]" in run.state("make-pseudo/cams", config).reasons
@@ -208,7 +208,7 @@ def test_the_same_output_again_keeps_what_follows_current(run: Run) -> None:
     assert make(run, "make-pseudo/labels", config)
     # All but eval, whose scores quote the setting.
     assert {step for step, kind in kinds(run, config).items() if kind != "current"} == {"eval"}
-    assert run.state("eval", config).reasons == ("pseudo.bg_threshold: 0.3 -> 0.4",)
+    assert run.state("eval", config).reasons == ("pseudo.bg_threshold: 0.2 -> 0.4",)
     assert make(run, "eval", config)
     assert set(kinds(run, config).values()) == {"current"}
     config = changed(Config(), "pseudo.bg_threshold=0.5")
@@ -372,7 +372,7 @@ def test_order_is_enforced_with_what_to_type(run: Run) -> None:
     make(run, "make-pseudo/cams", Config())
     assert complaint("train-seg", Config()) == ("train-seg needs the output of make-pseudo", f"rca make-pseudo {at}")
     make(run, "make-pseudo/labels", Config())
-    stale = "train-seg needs the output of make-pseudo, which is stale (pseudo.bg_threshold: 0.3 -> 0.4)"
+    stale = "train-seg needs the output of make-pseudo, which is stale (pseudo.bg_threshold: 0.2 -> 0.4)"
     assert complaint("train-seg", changed(Config(), "pseudo.bg_threshold=0.4")) == (stale, f"rca make-pseudo {at}")
     stale = "train-seg needs the output of make-pseudo, which is stale (cls.epochs: 10 -> 3)"
     assert complaint("train-seg", changed(Config(), "cls.epochs=3")) == (stale, f"rca train-cls {at}")
@@ -429,7 +429,7 @@ def test_eval_of_what_was_there_is_not_current_once_there_is_more(run: Run) -> N
         make(run, step, Config())
     make(run, "make-pseudo/labels", Config())
     assert run.state("eval", Config()).kind == "stale"
-    assert run.state("eval", changed(Config(), "pseudo.bg_threshold=0.4")).reasons == ("pseudo.bg_threshold: 0.3 -> 0.4",)
+    assert run.state("eval", changed(Config(), "pseudo.bg_threshold=0.4")).reasons == ("pseudo.bg_threshold: 0.2 -> 0.4",)
 
 
 def test_outside_files_count_by_content(run: Run, tmp_path: Path) -> None:
