@@ -163,8 +163,8 @@ def test_another_refinement_makes_the_steps_it_lacks_missing(run: Run) -> None:
         "make-pseudo/refined": "missing", **dict.fromkeys(ALL[3:], "stale")
     }  # fmt: skip
     assert run.state("make-pseudo/labels", walk).reasons == (
-        "refine.method: none -> walk", "refine.walk_radius: (not used) -> 12", "refine.walk_beta: (not used) -> 8.0",
-        "refine.walk_steps: (not used) -> 32",
+        "refine.method: none -> walk", "refine.walk_radius: (not used) -> 16", "refine.walk_beta: (not used) -> 8.0",
+        "refine.walk_steps: (not used) -> 16",
     )  # fmt: skip
     assert make_all(run, walk) == ["make-pseudo/refined", "make-pseudo/labels", "eval"]  # the stand-in labels come out as they were
     assert kinds(run, irn)["make-pseudo/affinity"] == "missing"
