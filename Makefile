@@ -23,6 +23,7 @@ help:
 	@echo "make setup   only install, into $(VENV)"
 	@echo "make bench   install, then measure speeds, the dense CRF's on real photos (RCA_VOC_PART=DIR says where they are)"
 	@echo "make torture install, then kill the pipeline 300 times at random moments and compare its results (minutes)"
+	@echo "make fuzz    install, then feed every reader of files 20,000 broken ones"
 	@echo "make crf     build pydensecrf2, which the dense CRF is compared with (needs g++)"
 	@echo "make clean   remove $(VENV), caches and build output (not runs/)"
 	@echo
@@ -50,6 +51,9 @@ bench: $(INSTALLED_TEST)
 
 torture: $(INSTALLED_TEST)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.torture --kills 300 --work runs/torture
+
+fuzz: $(INSTALLED_TEST)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/fuzzing.py --runs 20000 --keep runs/fuzz
 
 crf: $(INSTALLED)
 	$(PIP) install -e '.[crf]'

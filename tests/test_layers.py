@@ -20,7 +20,7 @@ LAYERS = {
         "config", "config_cls", "config_data", "config_io", "config_seg", "outside", "yaml_text",
         "files", "pool", "lock", "results", "steps",
         "run", "console",
-        "data/__init__", "data/labels", "data/manifest", "data/saliency", "data/tags", "data/npy", "data/pickled", "data/voc",
+        "data/__init__", "data/labels", "data/manifest", "data/saliency", "data/tags", "data/npy", "data/npz", "data/pickled", "data/voc",
         "data/folder", "data/shapes",
         "data/mat5", "data/sbd", "data/phash", "data/mask_digest", "data/census", "data/photos", "data/photo_files", "data/photo_ids",
         "data/tag_rows", "data/tag_csv", "data/tag_json", "data/tag_folders", "data/json_source", "data/coco_file", "data/coco_masks",

@@ -198,7 +198,8 @@ def attempt(words: list[str], place: Place, rng: random.Random, tally: Tally, *,
     delay = rng.uniform(0, longest + (3.0 if fresh else 0.0))
     signal_number, group = rng.choice(SIGNALS), rng.random() < 0.5
     before = finished(place), epochs(place)
-    command = Command(words, place.folder / "output.txt", fresh=fresh)
+    workers = ["--set", f"runtime.workers={2 if fresh else 0}"]  # processes of its own, which a kill may leave behind
+    command = Command([*words, *workers], place.folder / "output.txt", fresh=fresh)
     code = command.wait(delay)
     what = f"{words[0]}, attempt {tally.attempts}, {signal_number.name} after {delay:.2f} s"
     if code is None:
