@@ -77,6 +77,7 @@ class Command:
 
     def __init__(self, words: list[str], output: Path, *, fresh: bool) -> None:
         self.output = output
+        output.write_text("")
         self._start = time.monotonic()
         self._process = None
         if fresh:
