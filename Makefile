@@ -24,6 +24,7 @@ help:
 	@echo "make bench   install, then measure speeds, the dense CRF's on real photos (RCA_VOC_PART=DIR says where they are)"
 	@echo "make torture install, then kill the pipeline 300 times at random moments and compare its results (minutes)"
 	@echo "make fuzz    install, then feed every reader of files 20,000 broken ones"
+	@echo "make soak    install, then watch memory, files and logs over 1,000 steps and 5,000 photos"
 	@echo "make crf     build pydensecrf2, which the dense CRF is compared with (needs g++)"
 	@echo "make clean   remove $(VENV), caches and build output (not runs/)"
 	@echo
@@ -54,6 +55,9 @@ torture: $(INSTALLED_TEST)
 
 fuzz: $(INSTALLED_TEST)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/fuzzing.py --runs 20000 --keep runs/fuzz
+
+soak: $(INSTALLED_TEST)
+	$(VENV)/bin/python benchmarks/soak.py --steps 1000 --photos 5000 --out runs/soak.json
 
 crf: $(INSTALLED)
 	$(PIP) install -e '.[crf]'

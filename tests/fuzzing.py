@@ -29,7 +29,7 @@ from PIL import Image
 from rcatool.errors import RcaError
 
 PACKAGE = str(Path(__file__).resolve().parents[1] / "rcatool") + os.sep
-LONGEST = 20  # seconds for one input
+LONGEST = 20  # seconds of computing for one input
 MEMORY = 3 << 30  # bytes that one input may take
 TOKENS = (
     b"\x00", b"\xff", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80", b"-1", b"0", b"1e999", b"nan", b"NaN", b"null",
@@ -104,8 +104,8 @@ def run(target: Target, data: bytes, folder: Path) -> str:
     """Read an input; "" if the reader did what it may, else what it did."""
     path = folder / f"input{target.suffix}"
     path.write_bytes(target.wrap(data))
-    signal.signal(signal.SIGALRM, _too_long)
-    signal.alarm(LONGEST)
+    signal.signal(signal.SIGPROF, _too_long)
+    signal.setitimer(signal.ITIMER_PROF, LONGEST)
     try:
         target.read(path)
     except RcaError as error:
@@ -115,7 +115,7 @@ def run(target: Target, data: bytes, folder: Path) -> str:
     except BaseException as error:  # noqa: BLE001 (whatever it is, it is the finding)
         return f"{type(error).__name__}: {str(error)[:300]}"
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     return "a file was executed" if (folder / "hacked").exists() else ""
 
 
