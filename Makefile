@@ -13,7 +13,7 @@ INSTALLED := $(VENV)/.installed-$(KEY)
 INSTALLED_TEST := $(VENV)/.installed-test-$(KEY)
 INSTALLED_DEV := $(VENV)/.installed-dev-$(KEY)
 
-.PHONY: help setup demo test check golden bench crf clean
+.PHONY: help setup demo test check golden bench torture fuzz soak crf clean
 
 help:
 	@echo "make demo    install, then run the whole pipeline on generated images and print the scores"
@@ -22,6 +22,9 @@ help:
 	@echo "make golden  write tests/golden/ anew, after a change of numbers that is meant"
 	@echo "make setup   only install, into $(VENV)"
 	@echo "make bench   install, then measure speeds, the dense CRF's on real photos (RCA_VOC_PART=DIR says where they are)"
+	@echo "make torture install, then kill the pipeline 300 times at random moments and compare its results (minutes)"
+	@echo "make fuzz    install, then feed every reader of files 20,000 broken ones"
+	@echo "make soak    install, then watch memory, files and logs over 1,000 steps and 5,000 photos"
 	@echo "make crf     build pydensecrf2, which the dense CRF is compared with (needs g++)"
 	@echo "make clean   remove $(VENV), caches and build output (not runs/)"
 	@echo
@@ -46,6 +49,15 @@ golden: $(INSTALLED_TEST)
 bench: $(INSTALLED_TEST)
 	$(VENV)/bin/python benchmarks/eval_rate.py
 	$(VENV)/bin/python benchmarks/crf_rate.py --processes 2 --out runs/crf_rate.json
+
+torture: $(INSTALLED_TEST)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.torture --kills 300 --work runs/torture
+
+fuzz: $(INSTALLED_TEST)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/fuzzing.py --runs 20000 --keep runs/fuzz
+
+soak: $(INSTALLED_TEST)
+	$(VENV)/bin/python benchmarks/soak.py --steps 1000 --photos 5000 --out runs/soak.json
 
 crf: $(INSTALLED)
 	$(PIP) install -e '.[crf]'

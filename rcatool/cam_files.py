@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from rcatool.cams import BROKEN_ARCHIVE, cam_size, normalise, resize, save_cam
+from rcatool.cams import cam_size, normalise, resize, save_cam
 from rcatool.data.npy import read_arrays
+from rcatool.data.npz import BROKEN, read_npz
 from rcatool.errors import DataError
 
 COARSEST = 32  # pixels per cell of the coarsest maps that are accepted
@@ -115,9 +116,8 @@ def read_maps(path: Path, *, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_archive(path: Path) -> dict[str, np.ndarray]:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except BROKEN_ARCHIVE as error:
+        return read_npz(path)
+    except BROKEN as error:
         raise DataError(f"{path}: not a readable .npz file ({error})") from error
 
 

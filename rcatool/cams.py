@@ -1,18 +1,14 @@
 """CAMs as arrays and as files: normalise, resize, save, load. (Merging scales happens on the device, in `cam_inference`.)"""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from rcatool.data.labels import MAX_CLASSES
+from rcatool.data.npz import BROKEN, read_npz
 from rcatool.errors import DataError
 from rcatool.files import atomic_save
-
-# What reading a broken npz raises: RuntimeError for odd flags of the archive, TypeError for a plain npy, MemoryError for a huge shape.
-BROKEN_ARCHIVE = (OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 def cam_size(height: int, width: int, stride: int) -> tuple[int, int]:
@@ -49,11 +45,11 @@ def load_cam(path: Path, *, size: tuple[int, int], num_classes: int = MAX_CLASSE
     of another size.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            keys, cam, stored = archive["keys"], archive["cam"], archive["size"]
+        arrays = read_npz(path)
+        keys, cam, stored = arrays["keys"], arrays["cam"], arrays["size"]
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such CAM file", hint="rca make-pseudo makes what is missing") from error
-    except BROKEN_ARCHIVE as error:
+    except BROKEN as error:
         raise DataError(f"{path}: not a readable CAM file ({error})", hint="delete it, then rca make-pseudo makes it again") from error
     problem = _problem(keys, cam, stored, size=size, num_classes=num_classes)
     if problem:

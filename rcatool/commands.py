@@ -155,13 +155,14 @@ def _status(run: RunDir = DEFAULT_RUN, as_json: Json = False, debug: Debug = Fal
 
 @app.command("doctor")
 def _doctor(run: RunDir = DEFAULT_RUN, as_json: Json = False, debug: Debug = False) -> None:
-    """Check this machine and its libraries, and say what to do.
+    """Check this machine, its libraries and the results of a run, and say what to do.
 
-    Example: rca doctor
+    Example: rca doctor --run runs/demo
     """
-    from rcatool import doctor
+    from rcatool import doctor, run_checks
+    from rcatool.run import Run
 
-    checks = doctor.check_all(run)
+    checks = [*doctor.check_all(run), *run_checks.check_run(Run(run))]
     if as_json:
         console.print_result(json.dumps([check.as_dict() for check in checks], indent=2))
     else:

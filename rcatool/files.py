@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -52,6 +52,27 @@ def atomic_save(path: Path, write: Callable[[BinaryIO], object], *, flush: bool 
         if isinstance(cause, OSError):
             raise write_error(path, cause) from exception
         raise
+
+
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Remove those of some temporary files whose writers were killed; a process that lives may still be writing to its own."""
+    for path in paths:
+        if not is_running(path.name.removesuffix(".tmp").rpartition(".")[2]):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def is_running(pid: str) -> bool:
+    """Whether there is a process of this number on this machine."""
+    if not pid.isdecimal() or int(pid) == 0:
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def write_error(path: str | Path, cause: OSError) -> SetupError:

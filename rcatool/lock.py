@@ -8,14 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rcatool.errors import StageError
-from rcatool.files import write_error
+from rcatool.files import is_running, remove_leftovers, write_error
 
 _ORPHANS = 10.0  # seconds that child processes of a killed command may take to end, the lock still in their hands
 
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, which stays when freed. Raises StageError at once if another process holds it, naming that."""
+    """Hold the lock file `path`, which stays when freed, and clear what a killed holder left half written beside it.
+
+    Raises StageError at once if another process holds it, naming that.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -25,6 +28,7 @@ def exclusive(path: Path) -> Iterator[None]:
         _acquire(descriptor, path)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        remove_leftovers(path.parent.glob("*.tmp"))
         yield
     finally:
         os.close(descriptor)
@@ -38,21 +42,9 @@ def _acquire(descriptor: int, path: Path) -> None:
             return
         except BlockingIOError:
             holder = os.pread(descriptor, 20, 0).decode("ascii", errors="replace").strip()
-            if _is_alive(holder) or time.monotonic() > deadline:
+            if is_running(holder) or time.monotonic() > deadline:
                 hint = f"wait until it is done, or stop it: kill {holder}"
                 raise StageError(f"{path.parent}: in use by process {holder or '(unknown)'}", hint) from None
             time.sleep(0.1)
         except OSError as error:  # a file system without locks
             raise write_error(path, error) from error
-
-
-def _is_alive(pid: str) -> bool:
-    if not pid.isdecimal() or int(pid) == 0:
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # alive, and another user's
-        return True
-    return True

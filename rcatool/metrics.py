@@ -1,6 +1,8 @@
 """Segmentation scores from one int64 confusion matrix, the CAM threshold sweep, and the average precision of tags."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -108,6 +110,15 @@ def mean(values: np.ndarray) -> float:
 def thresholds(step: float) -> np.ndarray:
     """The background thresholds of a sweep: 0, step, 2 step ... up to 1."""
     return np.round(np.arange(0, 1 + step / 2, step), 6).clip(0, 1)
+
+
+def sweep_edge(scores: Mapping[str, Any]) -> str:
+    """What is wrong where the best threshold of some maps (`threshold` in `curve`) is the first or last that was tried; else empty."""
+    tried = sorted(entry["threshold"] for entry in scores["curve"])
+    if len(tried) < 3 or tried[0] < scores["threshold"] < tried[-1]:
+        return ""
+    meaning = "everything is object" if scores["threshold"] <= tried[0] else "everything is background"
+    return f"the best threshold, {scores['threshold']}, is at the edge of its sweep: {meaning}; these maps find nothing"
 
 
 def sweep_histogram(truth: np.ndarray, cam: np.ndarray, keys: np.ndarray, levels: np.ndarray, num_labels: int) -> np.ndarray:

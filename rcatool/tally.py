@@ -4,8 +4,6 @@ A photo has few of the possible pairs of labels, so its confusion matrix is kept
 megabytes, and any score over any part of them, such as a bootstrap resample, needs no second look at the masks.
 """
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from scipy.sparse import csr_array
 from rcatool.breakdown import SHAPE
 from rcatool.data.labels import IGNORE
 from rcatool.data.mask_digest import content_digest, set_digest
+from rcatool.data.npz import BROKEN, read_npz
 from rcatool.errors import DataError
 from rcatool.metrics import confusion_of, sweep_matrices
 
@@ -79,13 +78,13 @@ def read_photo_tables(path: Path) -> dict[str, PhotoTable]:
     """The tables in eval/per_image.npz by target. Raises DataError naming the file if it is missing or broken."""
     tables = {}
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            for target in dict.fromkeys(name.rpartition(".")[0] for name in archive.files):
-                ids, start, pair, pixels = (archive[f"{target}.{name}"] for name in _ARRAYS)
-                tables[target] = PhotoTable(tuple(raw.decode() for raw in ids.tolist()), start, pair, pixels)
+        arrays = read_npz(path)
+        for target in dict.fromkeys(name.rpartition(".")[0] for name in arrays):
+            ids, start, pair, pixels = (arrays[f"{target}.{name}"] for name in _ARRAYS)
+            tables[target] = PhotoTable(tuple(raw.decode() for raw in ids.tolist()), start, pair, pixels)
     except FileNotFoundError as error:
         raise DataError(f"{path}: missing (the counts of each photo)") from error
-    except (OSError, ValueError, LookupError, EOFError, RuntimeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (*BROKEN, AttributeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     return tables
 

@@ -155,7 +155,7 @@ def test_a_tensor_beyond_its_storage_is_refused(arguments: Any, tmp_path: Path) 
         ({"keys": KEYS, "cam": "text"}, "a value of the kind str"),
         ({"keys": KEYS, "cam": [[1.0]]}, "a value of the kind list"),
         ({"keys": None}, "a value of the kind NoneType"),
-        ({(1, 2): FULL[0]}, r"\(1, 2\)"),
+        ({(1, 2): FULL[0]}, "a tuple as the key of a dict"),
         ([1, 2], "not a .npy file of one object"),
         ({"cam": COARSE}, r"it has no `keys`, but `cam` \(2, 3, 4\)"),
         ({"keys": KEYS, "rw": COARSE}, r"it has no `high_res`, `cam`, but `keys` \(2,\), `rw`"),

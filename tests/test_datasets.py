@@ -125,9 +125,11 @@ def test_a_label_of_another_size_is_named(samples: list[Sample], tmp_path: Path)
         dataset[0, 2]
 
 
-def test_workers_make_no_difference(samples: list[Sample], tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of more processes than cores
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_workers_make_no_difference(samples: list[Sample], tmp_path: Path, workers: int) -> None:
     dataset, batches = cls_dataset(samples, tmp_path), EpochBatches(5, 2, seed=0)
-    inline, spread = (train_loader(dataset, batches, workers=workers, pin=False) for workers in (0, 2))
+    inline, spread = (train_loader(dataset, batches, workers=workers, pin=False) for workers in (0, workers))
     for epoch in range(2):
         batches.epoch = epoch
         pairs = list(zip(inline, spread, strict=True))

@@ -17,7 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rcatool.errors import DataError, SetupError
-from rcatool.files import atomic_save, atomic_write, disk_free, is_path_safe, read_json, sha256_bytes, sha256_file, write_error
+from rcatool.files import (
+    atomic_save,
+    atomic_write,
+    disk_free,
+    is_path_safe,
+    read_json,
+    remove_leftovers,
+    sha256_bytes,
+    sha256_file,
+    write_error,
+)
 
 
 @contextmanager
@@ -166,3 +176,15 @@ def test_disk_free_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
     status = os.statvfs(tmp_path)
     expected = status.f_bavail * status.f_frsize
     assert disk_free(tmp_path / "a" / "b") == pytest.approx(expected, rel=0.2)
+
+
+def test_leftovers_of_the_dead_go_and_of_the_living_stay(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as living:
+        dead = subprocess.Popen([sys.executable, "-c", ""])
+        dead.wait()
+        names = [f"a.png.{os.getpid()}.tmp", f"b.png.{living.pid}.tmp", f"c.png.{dead.pid}.tmp", "d.png.0.tmp", f"f.{'9' * 40}.tmp"]
+        for name in [*names, "g.png"]:
+            (tmp_path / name).write_bytes(b"half")
+        remove_leftovers([*tmp_path.glob("*.tmp"), tmp_path / "gone.tmp"])
+        assert sorted(path.name for path in tmp_path.iterdir()) == [*names[:2], "g.png"]
+        living.communicate(b"\n")

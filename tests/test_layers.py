@@ -20,8 +20,8 @@ LAYERS = {
         "config", "config_cls", "config_data", "config_io", "config_seg", "outside", "yaml_text",
         "files", "pool", "lock", "results", "steps",
         "run", "console",
-        "data/__init__", "data/labels", "data/manifest", "data/saliency", "data/tags", "data/npy", "data/pickled", "data/voc",
-        "data/folder", "data/shapes",
+        "data/__init__", "data/labels", "data/manifest", "data/saliency", "data/tags", "data/npy", "data/npz", "data/pickled", "data/voc",
+        "data/folder", "data/shapes", "data/mismatch",
         "data/mat5", "data/sbd", "data/phash", "data/mask_digest", "data/census", "data/photos", "data/photo_files", "data/photo_ids",
         "data/tag_rows", "data/tag_csv", "data/tag_json", "data/tag_folders", "data/json_source", "data/coco_file", "data/coco_masks",
         "data/json_window", "data/coco_json", "data/coco_regions", "data/coco_rule", "data/coco_paint", "data/coco", "photo_inputs",
@@ -39,7 +39,7 @@ LAYERS = {
     "cli": [
         "__init__", "cli", "options", "commands", "prepare_commands", "coco_command", "cam_commands", "score_commands", "export_commands",
         "inspect_commands", "predict_commands", "weights_command", "workflow", "voc_archives", "summary", "score_tables", "mask_score",
-        "comparison", "reference", "doctor", "__main__",
+        "comparison", "reference", "doctor", "run_checks", "__main__",
     ],
 }  # fmt: skip
 ORDER = list(LAYERS)

@@ -79,6 +79,7 @@ def change(**fields: object) -> str:
     [
         ("", "not valid JSON"),
         ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON .nested too deeply"),
         ("[]", "expected an object"),
         ("7" * 5000, "expected an object|not valid JSON|digits"),
         (change(id="b"), "id 'b' occurs twice"),

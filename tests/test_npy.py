@@ -154,3 +154,29 @@ def test_refuses_a_huge_or_missing_file(path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(npy, "MAX_TAGS", 10)
     with pytest.raises(DataError, match="too large"):
         npy.read_tag_vectors(path)
+
+
+TUPLES = {
+    "one in the other": b")" + b"\x85" * 200_000,  # to hash it overflows the stack of the process
+    "each the one before twice": b")q\x00" + b"".join(bytes([104, n, 104, n, 134, 113, n + 1]) for n in range(60)),  # 2**60 of them
+}
+
+
+@pytest.mark.parametrize("dict_of", ["}%sK\x01s", "}(K\x01K\x02%sK\x01u"], ids=["one", "several"])
+@pytest.mark.parametrize("made", TUPLES)
+def test_tuples_are_no_keys(path: Path, made: str, dict_of: str) -> None:
+    program = dict_of.encode("latin-1").replace(b"%s", TUPLES[made])
+    path.write_bytes(HEADER + wrapped(b"\x80\x02" + program + b"."))
+    with pytest.raises(DataError, match="a tuple as the key of a dict"):
+        npy.read_tag_vectors(path)
+
+
+def test_lists_in_lists_do_not_grow(path: Path) -> None:
+    """Thirty lists, each holding the one before twice: 300 bytes of file, 8 GiB as an array."""
+    value: list[object] = [1.0]
+    for _ in range(30):
+        value = [value, value]
+    path.write_bytes(HEADER + wrapped(pickle.dumps({"a": value}, protocol=2)))
+    assert path.stat().st_size < 1000
+    with pytest.raises(DataError, match="a value of the kind list"):
+        npy.read_tag_vectors(path)

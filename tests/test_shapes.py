@@ -139,3 +139,15 @@ def test_never_writes_into_other_data(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="was not generated"):
         shapes.generate(tmp_path / "file", {"train": 1, "val": 1}, size=32, seed=0)
+
+
+def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
+    def generate() -> int:
+        return shapes.generate(tmp_path / "data", {"train": 2, "val": 1}, size=32, seed=0)
+
+    assert generate() == 3
+    expected = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    (tmp_path / "data" / "shapes.json").write_text((tmp_path / "data" / "shapes.json").read_text().replace("true", "false"))
+    (tmp_path / "data" / "JPEGImages" / "train_00001.jpg.0.tmp").write_bytes(b"half")
+    assert generate() == 3
+    assert {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == expected

@@ -20,7 +20,7 @@ from rcatool.data.labels import IGNORE, MAX_CLASSES, class_to_mask, write_mask
 from rcatool.data.photo_files import Names
 from rcatool.data.tag_rows import make_row
 from rcatool.errors import ConfigError, DataError, SetupError
-from rcatool.files import atomic_write, read_json, sha256_file
+from rcatool.files import atomic_write, read_json, remove_leftovers, sha256_file
 from rcatool.pool import parallel_map
 
 FORMAT = 1  # of the drawing: masks of another one are drawn anew
@@ -68,6 +68,7 @@ def draw(source: Path, photos: Sequence[str], *, workers: int = 1, bar: Callable
     except SetupError as error:
         hint = f"masks are drawn beside {source.name}: copy it to where you may write, and name that copy"
         raise SetupError(error.message, hint) from error
+    remove_leftovers(folder.rglob("*.tmp"))
     for path in set(folder.rglob("*.png")) - {job.target for job in jobs}:
         path.unlink()  # of an earlier version of the file
     for _ in parallel_map(_draw_one, jobs, workers=workers, bar=bar):

@@ -21,7 +21,7 @@ from rcatool.data.coco_rule import Rule, layers, paint
 from rcatool.data.labels import IGNORE, class_to_mask, write_mask
 from rcatool.data.photos import BOMBS, DECODE_ERRORS, TURNS
 from rcatool.errors import ConfigError, DataError, SetupError
-from rcatool.files import atomic_write, read_json
+from rcatool.files import atomic_write, read_json, remove_leftovers
 from rcatool.lock import exclusive
 from rcatool.pool import parallel_map
 
@@ -85,6 +85,7 @@ def make_masks(folder: Path, sources: Mapping[str, Source], rule: Rule, *, worke
         with exclusive(folder / ".lock"):
             # From now on the folder is known to be ours.
             atomic_write(folder / RECORD, json.dumps({**settings, **_counts(record)}))
+            remove_leftovers(folder.rglob("*.tmp"))
             counts = _paint_all(batches, rule, workers=workers, progress=progress)
             for name, count in _counts(record).items():
                 counts[name] += count

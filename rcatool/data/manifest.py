@@ -127,6 +127,8 @@ def _parse(line: str, num_classes: int) -> Sample:
         document = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not valid JSON ({error.msg})") from error
+    except RecursionError:
+        raise ValueError("not valid JSON (nested too deeply)") from None
     if not isinstance(document, dict):
         raise ValueError("expected an object")
     _expect(isinstance(document.get("id"), str) and is_path_safe(document["id"]), document, "id", "a name usable for a file")

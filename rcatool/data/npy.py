@@ -66,7 +66,8 @@ def _array(value: object) -> np.ndarray:
 
 
 def _vector(value: object) -> np.ndarray:
-    vector = np.asarray(value.value if isinstance(value, Array) else value, dtype=np.float64)
+    # A list within a list may hold it twice, and so on: small as a file, and any size as an array.
+    vector = np.asarray(_array(value) if isinstance(value, (list, tuple, Array)) else value, dtype=np.float64)
     if vector.ndim != 1:
         raise ValueError(f"a value of shape {vector.shape}")
     return vector

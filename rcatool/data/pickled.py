@@ -35,7 +35,10 @@ STORAGES = {
     "LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?",
 }  # fmt: skip
 STORAGE_MAGIC = 0x1950A86A20F9469CFC6C  # torch's mark of a storage saved by itself
-BROKEN = (pickle.UnpicklingError, ValueError, TypeError, LookupError, AttributeError, EOFError, OverflowError, MemoryError, struct.error)
+BROKEN = (
+    pickle.UnpicklingError, ValueError, TypeError, LookupError, AttributeError, EOFError, OverflowError, MemoryError, RecursionError,
+    struct.error,
+)  # fmt: skip
 
 
 class _Dtype:
@@ -177,9 +180,50 @@ def read_dict(data: bytes) -> dict[Any, Any]:
 
 def _check_opcodes(program: bytes, allowed: frozenset[str] = OPCODES) -> None:
     """ValueError where a pickle does anything but build plain data."""
+    stack = _Stack()
     for opcode, argument, _ in pickletools.genops(program):
         if opcode.name not in allowed:
             raise ValueError(f"it uses {opcode.name}, which is refused")
         # The unpickler reserves memory up to the highest place named.
         if opcode.name == "LONG_BINPUT" and (argument or 0) > len(program):
             raise ValueError("a place beyond the end of the file")
+        stack.follow(opcode, argument)
+
+
+class _Stack:
+    """What an unpickler would have on its stack, but for each value only whether it is a tuple.
+
+    It finds tuples that are keys of a dict. To look a key up is to hash it, and that goes through all that is in a tuple: of a
+    million tuples, one in the other, it crashes the process; of forty that hold the one before twice, it never ends.
+    """
+
+    def __init__(self) -> None:
+        self._values: list[bool] = []
+        self._marks: list[int] = []
+        self._places: dict[int, bool] = {}
+
+    def follow(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+        """Do what an opcode does; ValueError where it makes a tuple a key, LookupError where it takes what is not there."""
+        name = opcode.name
+        if name == "MARK":
+            self._marks.append(len(self._values))
+        elif name in ("BINGET", "LONG_BINGET"):
+            self._values.append(self._places[argument])
+        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            self._places[len(self._places) if argument is None else argument] = self._values[-1]
+        else:
+            taken = self._take(opcode)
+            if (name == "SETITEM" and taken[1]) or (name == "SETITEMS" and any(taken[1::2])):
+                raise ValueError("a tuple as the key of a dict")
+            self._values += [name in ("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")] * len(opcode.stack_after)
+
+    def _take(self, opcode: pickletools.OpcodeInfo) -> list[bool]:
+        number = len(opcode.stack_before)
+        place = len(self._values) - number
+        if number and opcode.stack_before[-1] is pickletools.stackslice:  # all down to the last mark, and what is below that
+            place = self._marks.pop() - (number - 2)
+        if place < (self._marks[-1] if self._marks else 0):
+            raise IndexError("it takes more than there is")
+        taken = self._values[place:]
+        del self._values[place:]
+        return taken

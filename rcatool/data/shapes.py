@@ -16,7 +16,7 @@ from PIL import Image
 
 from rcatool.data.labels import class_to_mask, write_mask
 from rcatool.errors import ConfigError
-from rcatool.files import atomic_save, atomic_write, read_json
+from rcatool.files import atomic_save, atomic_write, read_json, remove_leftovers
 from rcatool.pool import parallel_map
 
 FORMAT = 1  # of the generator: images of another one are made anew
@@ -69,6 +69,7 @@ def generate(
     if _is_there(root, settings, [_id(split, index) for split, index in items]):
         return 0
     atomic_write(root / RECORD, json.dumps({**settings, "done": False}))  # from now on the folder is known to be ours
+    remove_leftovers(root.rglob("*.tmp"))
     tags = list(parallel_map(partial(_write, root=root, size=size, seed=seed), items, workers=workers, bar=bar))
     for split in SPLITS:
         ids = [_id(split, index) for index in range(counts[split])]

@@ -20,7 +20,7 @@ from rcatool import __version__, console
 from rcatool.data.labels import read_mask, write_mask
 from rcatool.data.photos import read_image
 from rcatool.errors import ConfigError, DataError, SetupError
-from rcatool.files import atomic_write, read_json, sha256_file
+from rcatool.files import atomic_write, read_json, remove_leftovers, sha256_file
 from rcatool.network_file import Network
 from rcatool.photo_inputs import PhotoInput, check_outputs
 from rcatool.segmenter import Scale, Segmentation, Segmenter
@@ -85,6 +85,7 @@ class _Book:
         }  # fmt: skip
         if self.path.exists() and not plan.force:
             self._go_on(read_json(self.path, "the predictions made earlier"))
+        remove_leftovers(self.path.parent.rglob("*.tmp"))
         self._saved = time.monotonic()
 
     def _go_on(self, before: Any) -> None:

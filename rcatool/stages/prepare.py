@@ -16,6 +16,7 @@ from rcatool.data.census import Census, Look, oddities
 from rcatool.data.labels import read_classes, read_mask, write_classes
 from rcatool.data.manifest import Dataset, Sample
 from rcatool.data.mask_digest import content_digest
+from rcatool.data.mismatch import mismatches
 from rcatool.data.phash import perceptual_hash
 from rcatool.data.photo_files import PHOTO_SUFFIXES, files_below
 from rcatool.data.photos import has_more_pictures, read_image
@@ -66,7 +67,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     atomic_write(step.path / "summary.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     run.commit(step, {"photos": dict(Counter(sample.split for sample in samples)), "notes": [*dataset.notes, *dataset.warnings]})
     (run.root / PROBLEMS).unlink(missing_ok=True)
-    for line in oddities(document):
+    for line in (*mismatches(document), *oddities(document)):
         console.warn(line)
     if dataset.skipped:
         console.log(dataset.skipped)

@@ -9,12 +9,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rcatool import console
-from rcatool.cams import BROKEN_ARCHIVE, normalise, resize
+from rcatool.cams import normalise, resize
 from rcatool.config import Cam
 from rcatool.data.manifest import Sample
+from rcatool.data.npz import BROKEN, read_npz
 from rcatool.errors import DataError
 from rcatool.files import atomic_save
 from rcatool.models.region_cam import RegionBank, photo_regions
+
+_MAX_BYTES = 2**34  # a memory of many photos of many classes
 
 
 def choose_photos(samples: Sequence[Sample], per_class: int, num_classes: int, seed: int) -> list[Sample]:
@@ -57,9 +60,9 @@ def make_bank(path: Path, looks: Iterable[tuple[Sample, tuple[np.ndarray, Tensor
 def load_bank(path: Path, photos: Sequence[Sample], *, num_classes: int, device: torch.device) -> RegionBank:
     """Read a bank; an entry's photo becomes its place in `photos`, -2 if it is not there. Raises `DataError` if it cannot be read."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            regions, classes, ids = archive["regions"], archive["classes"], archive["photos"]
-    except BROKEN_ARCHIVE as error:
+        arrays = read_npz(path, most=_MAX_BYTES)
+        regions, classes, ids = arrays["regions"], arrays["classes"], arrays["photos"]
+    except BROKEN as error:
         raise DataError(f"{path}: not a readable region memory ({error})", hint="delete it, then rca make-pseudo makes it again") from error
     problem = _problem(regions, classes, ids, num_classes)
     if problem:

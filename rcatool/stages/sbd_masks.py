@@ -13,7 +13,7 @@ from rcatool import console
 from rcatool.data import sbd
 from rcatool.data.manifest import first_few
 from rcatool.errors import ConfigError, DataError, SetupError
-from rcatool.files import atomic_write, read_json, write_error
+from rcatool.files import atomic_write, read_json, remove_leftovers, write_error
 from rcatool.pool import parallel_map
 
 FOLDER = sbd.FOLDER
@@ -76,6 +76,7 @@ def _report_counts(own: int, mats: int) -> None:
 def _start(folder: Path, record: Path, document: dict[str, object]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder.glob("*.tmp"))
         atomic_write(record, json.dumps(document, indent=1) + "\n")
     except (OSError, SetupError) as error:
         message = error.message if isinstance(error, SetupError) else write_error(folder, error).message

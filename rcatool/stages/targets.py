@@ -17,7 +17,7 @@ from rcatool.config import Config
 from rcatool.conventions import all_levels, emulate_cams
 from rcatool.data.labels import ClassInfo
 from rcatool.data.manifest import Sample, split
-from rcatool.metrics import thresholds
+from rcatool.metrics import sweep_edge, thresholds
 from rcatool.pool import parallel_map, worker_count
 from rcatool.run import Run, StepDir
 from rcatool.scorecard import intervals, protocol, report
@@ -58,6 +58,8 @@ def cam_target(scene: Scene, target: str = "cam") -> Target | None:
         return None
     best = swept.best
     scores = _cam_scores(scene, "train", swept, about)
+    if edge := sweep_edge(scores):
+        console.warn(f"eval: {target}: {edge}")
     tables = {target: swept.tally.table(best)}
     tune = _sweep(scene, "tune", step)
     if tune is not None:

@@ -40,6 +40,7 @@ from rcatool.stages.networks import (
     tag_matrix,
     variation,
 )
+from rcatool.stages.weight_check import check_finite, check_input
 from rcatool.world import World, make_world
 
 # Streams of random numbers that must not coincide: numbers are drawn from (seed, epoch, stream).
@@ -70,6 +71,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     if config.cls.saliency_weight > 0:
         require_saliency(train, "training photos", setting="cls.saliency_weight", otherwise="cls.saliency_weight=0")
     training = _build(config, train, classes.num_classes, world)
+    doubt = "" if config.cls.weights == "none" else check_input("train-cls", training.model.backbone, train, root, world)
     start = resume_training(step.path / "last.pt", training.model, training.optimizer, extra=training.accumulator)
     console.log(_headline(config, train, start, world))
     batches = EpochBatches(len(train), config.cls.batch_size, config.seed, shuffle=config.cls.shuffle)
@@ -85,11 +87,12 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
         val_map = validate(training.model, held_out, root, classes.num_classes, config=config, world=world)
         _log_epoch(training, log, epoch, val_map, intake)
         save_training(step.path / "last.pt", training.model, training.optimizer, epoch + 1, extra=training.accumulator)
+    check_finite("train-cls", training.model.state_dict())
     final = {"model": training.model.state_dict(), "classes": list(classes.names), "fingerprint": step.fingerprint}
     save_state(step.path / "final.pt", final)
     if training.accumulator is not None:
         save_state(step.path / ACCUMULATED, training.accumulator.state_dict())
-    run.commit(step, {**world.describe(), "val_map": val_map})
+    run.commit(step, {**world.describe(), "val_map": val_map, **({"input": doubt} if doubt else {})})
     (step.path / "last.pt").unlink(missing_ok=True)
 
 

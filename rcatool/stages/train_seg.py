@@ -41,6 +41,7 @@ from rcatool.stages.networks import (
 from rcatool.stages.second_round import make_second_labels
 from rcatool.stages.seg_step import StepLoss, Teacher
 from rcatool.stages.seg_validation import Best, tune_miou, validation_photos
+from rcatool.stages.weight_check import check_finite, check_input
 from rcatool.world import World, make_world
 
 
@@ -99,6 +100,7 @@ def train_round(run: Run, config: Config, *, name: str, labels: Path | None, for
     average = WeightAverage(model, config.seg.ema) if config.seg.ema > 0 else None
     optimizer = make_optimizer(model, config.seg)
     training = Training(name, config, classes, world, train, held_out, model, optimizer, average, Best())
+    doubt = "" if config.seg.weights in ("none", "train-cls") else check_input(name, model.backbone, train, root, world)
     start = resume_training(step.path / "last.pt", training.model, training.optimizer, extra=training.extra)
     resumed = f", resuming after epoch {start}" if start else ""
     console.log(f"{name}: {config.seg.backbone}, {len(train)} photos, {config.seg.epochs} epochs on {world.device}{resumed}")
@@ -106,7 +108,7 @@ def train_round(run: Run, config: Config, *, name: str, labels: Path | None, for
     loader = train_loader(dataset, batches, workers=worker_count(config.runtime.workers), pin=world.device.type == "cuda")
     _run_epochs(training, loader, batches, step, start)
     about = _write_final(training, step)
-    run.commit(step, {**world.describe(), "photos": len(train), **about})
+    run.commit(step, {**world.describe(), "photos": len(train), **about, **({"input": doubt} if doubt else {})})
     for file in ("last.pt", "best.pt"):
         (step.path / file).unlink(missing_ok=True)
 
@@ -170,6 +172,7 @@ def _write_final(training: Training, step: StepDir) -> dict[str, float | int]:
     if settings.keep == "best":
         weights = load_state(step.path / "best.pt")["model"]
         about = {"epoch": int(training.best.epoch), "tune_miou": round(float(training.best.score), 6)}
+    check_finite(training.name, weights)
     final = {"model": weights, "classes": list(training.classes.names), "fingerprint": step.fingerprint}
     save_state(step.path / "final.pt", final | {"design": asdict(seg_design(settings))})
     return about
