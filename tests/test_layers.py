@@ -18,7 +18,7 @@ LAYERS = {
     "errors": ["errors"],
     "foundation": [
         "config", "config_cls", "config_data", "config_io", "config_seg", "outside", "yaml_text",
-        "files", "pool", "lock", "results", "steps",
+        "files", "pool", "process", "lock", "results", "steps",
         "run", "console",
         "data/__init__", "data/labels", "data/manifest", "data/saliency", "data/tags", "data/npy", "data/pickled", "data/voc",
         "data/folder", "data/shapes",
@@ -30,7 +30,7 @@ LAYERS = {
         "models/*", "refine/*", "data/transforms", "data/datasets", "optim", "kmeans", "cam_inference", "cams", "auto_threshold",
         "cam_files", "cam_writing", "label_weights", "pseudo", "pseudo_batch", "soft_labels", "seg_inference", "breakdown",
         "scoring", "metrics", "tally", "bootstrap", "boundary",
-        "conventions", "scorecard", "checkpoint", "world", "region_picture",
+        "conventions", "scorecard", "checkpoint", "world", "ranks", "region_picture",
         "network_card", "network_file", "onnx_file", "overlay", "segmenter", "tiling",
     ],
     "engine": ["engine"],
@@ -38,7 +38,8 @@ LAYERS = {
     "export": ["export/*"],
     "cli": [
         "__init__", "cli", "options", "commands", "prepare_commands", "coco_command", "cam_commands", "score_commands", "export_commands",
-        "inspect_commands", "predict_commands", "weights_command", "workflow", "voc_archives", "summary", "score_tables", "mask_score",
+        "inspect_commands", "predict_commands", "weights_command", "workflow", "launch", "loading",
+        "voc_archives", "summary", "score_tables", "mask_score",
         "comparison", "reference", "doctor", "__main__",
     ],
 }  # fmt: skip
