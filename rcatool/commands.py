@@ -11,6 +11,7 @@ import typer
 
 from rcatool import (
     __version__,
+    bench_command,
     cam_commands,
     coco_command,
     console,
@@ -39,6 +40,7 @@ export_app.command("onnx")(predict_commands.export_onnx)
 app.add_typer(export_app, name="export")
 app.add_typer(score_commands.app)
 app.command("predict")(predict_commands.predict)
+app.command("bench")(bench_command.bench)
 app.command("import-cams")(cam_commands.import_cams)
 app.command("convert-weights")(weights_command.convert_weights)
 app.add_typer(inspect_commands.app, name="inspect")

@@ -18,6 +18,7 @@ from rcatool.errors import TrainingError
 from rcatool.files import write_error
 from rcatool.optim import set_lr
 from rcatool.ranks import average_gradients, rank, size
+from rcatool.throughput import Waiting
 from rcatool.world import World
 
 LossFn = Callable[[tuple[Tensor, ...]], dict[str, Tensor]]
@@ -79,7 +80,8 @@ def train_one_epoch(
     that the device is not waited for).
     """
     done, rate = schedule
-    for step, batch in enumerate(loader, start=done):
+    waiting, note = Waiting(loader), ""
+    for step, batch in enumerate(waiting, start=done):
         set_lr(optimizer, rate(step))
         images = batch[0].to(world.device, non_blocking=True, memory_format=torch.channels_last)
         rest = [part.to(world.device, non_blocking=True) for part in batch[1:]]
@@ -93,10 +95,11 @@ def train_one_epoch(
             after_step()
         last = step + 1 == done + len(loader)  # type: ignore[arg-type]
         if log.add({name: value.detach() for name, value in losses.items()}) or last:
-            means = log.flush(step=step + 1, lr=optimizer.param_groups[0]["lr"], time=time.time())
+            means = log.flush(step=step + 1, lr=optimizer.param_groups[0]["lr"], time=time.time(), waiting=round(waiting.share, 3))
             _check_finite(means, step)
-            bar.advance(0, note=f"loss {means['loss']:.4f}")
-        bar.advance(len(images) * size())
+            note = f"loss {means['loss']:.4f}{waiting.note}"
+            waiting.restart()
+        bar.advance(len(images) * size(), note=note)
 
 
 def _check_finite(means: dict[str, float], step: int) -> None:

@@ -16,6 +16,7 @@ _LOWER = {
     "make-pseudo": "--set runtime.workers=1, or smaller cam.scales",
     "train-seg": "a smaller seg.batch_size, seg.crop_size or second.scales, or --set runtime.workers=1",
     "eval": "--set runtime.workers=1, or smaller eval.scales",
+    "bench": "a smaller batch_size or crop_size, such as --set cls.batch_size=4",
     "predict": "a smaller --tile, such as 512",
 }
 _MEMORY_WORDS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "DataLoader worker (pid")

@@ -152,6 +152,7 @@ OPTIONS = {
     "status": {"--run", "--json", "--debug"},
     "doctor": {"--run", "--json", "--debug"},
     "convert-weights": {"--debug"},
+    "bench": {"--run", "--out", "--seconds", "--set", "--device", "--quiet", "--debug", "--json"},
 }
 
 

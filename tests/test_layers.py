@@ -30,7 +30,7 @@ LAYERS = {
         "models/*", "refine/*", "data/transforms", "data/datasets", "optim", "kmeans", "cam_inference", "cams", "auto_threshold",
         "cam_files", "cam_writing", "label_weights", "pseudo", "pseudo_batch", "soft_labels", "seg_inference", "breakdown",
         "scoring", "metrics", "tally", "bootstrap", "boundary",
-        "conventions", "scorecard", "checkpoint", "world", "ranks", "region_picture",
+        "conventions", "scorecard", "checkpoint", "world", "ranks", "throughput", "region_picture",
         "network_card", "network_file", "onnx_file", "overlay", "segmenter", "tiling",
     ],
     "engine": ["engine"],
@@ -38,7 +38,7 @@ LAYERS = {
     "export": ["export/*"],
     "cli": [
         "__init__", "cli", "options", "commands", "prepare_commands", "coco_command", "cam_commands", "score_commands", "export_commands",
-        "inspect_commands", "predict_commands", "weights_command", "workflow", "launch", "loading",
+        "inspect_commands", "predict_commands", "weights_command", "bench_command", "workflow", "launch", "loading",
         "voc_archives", "summary", "score_tables", "mask_score",
         "comparison", "reference", "doctor", "__main__",
     ],
@@ -58,7 +58,7 @@ FORBIDDEN = {
 DOORS = {
     "typer": [
         "cli", "options", "commands", "prepare_commands", "coco_command", "cam_commands", "score_commands", "export_commands",
-        "inspect_commands", "predict_commands", "weights_command",
+        "inspect_commands", "predict_commands", "weights_command", "bench_command",
     ],
     "rich": ["console"],
     "yaml": ["yaml_text"],
