@@ -10,7 +10,7 @@ import typer
 from rcatool import console
 from rcatool.options import Debug, Device, Json, Quiet, Settings
 
-RunOption = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="A prepared run, for its photos and settings; else made ones.")]
+RunOption = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="A prepared run: its photos and settings; else made ones.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also write what --json prints to this file.")]
 Seconds = Annotated[float, typer.Option("--seconds", metavar="S", min=0.01, max=3600, help="How long to measure each stage, about.")]
 
