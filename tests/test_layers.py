@@ -169,6 +169,11 @@ def test_one_door_for_a_library(library: str) -> None:
     assert users <= set(DOORS[library])
 
 
+def test_processes_talk_to_each_other_in_one_place() -> None:
+    users = {module for module in MODULES if "distributed" in (PACKAGE / f"{module}.py").read_text(encoding="utf-8")}
+    assert users == {"ranks"}
+
+
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
 def test_these_modules_load_no_torch(module: str) -> None:
     assert not {"torch", "torchvision"} & loaded_with(module)
