@@ -140,6 +140,8 @@ def _child(place: dict[str, str], quiet: bool, told: Connection, work: Callable[
         raise SystemExit(130) from None
     finally:
         console.attach_log(None)
+        for number in (signal.SIGINT, signal.SIGTERM):  # on its way out: told twice, it would complain
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _follow(parent: BaseProcess) -> None:
