@@ -11,6 +11,7 @@ import typer
 
 from rcatool import (
     __version__,
+    bench_command,
     cam_commands,
     coco_command,
     console,
@@ -22,7 +23,7 @@ from rcatool import (
 )
 from rcatool.errors import SetupError
 from rcatool.export_commands import export_app
-from rcatool.options import DEFAULT_RUN, Debug, Device, Force, Json, Quiet, RunDir, Settings, request
+from rcatool.options import DEFAULT_RUN, Debug, Device, Force, Json, Procs, Quiet, RunDir, Settings, request
 
 app = typer.Typer(
     name="rca",
@@ -39,6 +40,7 @@ export_app.command("onnx")(predict_commands.export_onnx)
 app.add_typer(export_app, name="export")
 app.add_typer(score_commands.app)
 app.command("predict")(predict_commands.predict)
+app.command("bench")(bench_command.bench)
 app.command("import-cams")(cam_commands.import_cams)
 app.command("convert-weights")(weights_command.convert_weights)
 app.add_typer(inspect_commands.app, name="inspect")
@@ -65,9 +67,9 @@ def _stage_command(word: str, help_text: str) -> None:
     @app.command(word, help=help_text)
     def command(
         run: RunDir = DEFAULT_RUN, set_: Settings = None, force: Force = False,
-        device: Device = None, quiet: Quiet = False, debug: Debug = False,
+        procs: Procs = 1, device: Device = None, quiet: Quiet = False, debug: Debug = False,
     ) -> None:  # fmt: skip
-        _stage(word, request(run, set_, force, device, quiet))
+        _stage(word, request(run, set_, force, device, quiet, procs))
 
 
 _stage_command(
@@ -86,7 +88,7 @@ _stage_command(
 @app.command("eval")
 def _eval(
     run: RunDir = DEFAULT_RUN, reference: Reference = None, set_: Settings = None, force: Force = False,
-    device: Device = None, quiet: Quiet = False, debug: Debug = False, as_json: Json = False,
+    procs: Procs = 1, device: Device = None, quiet: Quiet = False, debug: Debug = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Score CAMs, pseudo labels and the segmentation network, as far as they are there.
 
@@ -96,7 +98,7 @@ def _eval(
         from rcatool import reference as references
 
         references.check(reference)  # before the photos are predicted, which may take long
-    _stage("eval", request(run, set_, force, device, quiet))
+    _stage("eval", request(run, set_, force, device, quiet, procs))
     if reference is not None:
         from rcatool import workflow
 
@@ -107,7 +109,7 @@ def _eval(
 @app.command("run")
 def _run_all(
     run: RunDir = DEFAULT_RUN, set_: Settings = None, force: Force = False,
-    device: Device = None, quiet: Quiet = False, debug: Debug = False, as_json: Json = False,
+    procs: Procs = 1, device: Device = None, quiet: Quiet = False, debug: Debug = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Every step after prepare that is missing or stale, in order.
 
@@ -115,7 +117,7 @@ def _run_all(
     """
     from rcatool import workflow
 
-    workflow.run_all(request(run, set_, force, device, quiet))
+    workflow.run_all(request(run, set_, force, device, quiet, procs))
     _print_scores(run, as_json)
 
 

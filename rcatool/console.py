@@ -3,7 +3,6 @@
 Nothing but a command's result goes to stdout, so that `--json` and pipes work. On a process of rank above 0 all is silent.
 """
 
-import os
 import re
 import sys
 import time
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from rcatool import process
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -41,6 +42,11 @@ class Bar(Protocol):
 def configure(*, quiet: bool) -> None:
     """Set whether log lines and progress are shown; warnings, errors and results always are."""
     _output.quiet = quiet
+
+
+def is_quiet() -> bool:
+    """Whether log lines and progress are hidden."""
+    return _output.quiet
 
 
 def attach_log(path: Path | None) -> None:
@@ -73,7 +79,9 @@ def error(message: str, hint: str | None = None) -> None:
 
 
 def print_result(renderable: "RenderableType") -> None:
-    """Print a command's result to stdout; text goes out exactly as it is."""
+    """Print a command's result to stdout, in the first process; text goes out exactly as it is."""
+    if _off_rank():
+        return
     if isinstance(renderable, str):
         print(renderable, flush=True)
         return
@@ -169,7 +177,7 @@ def _stderr() -> "Console":
 
 
 def _off_rank() -> bool:
-    return os.environ.get("RANK", "0") != "0"
+    return process.rank() != 0
 
 
 def _silent() -> bool:

@@ -1,4 +1,7 @@
-"""One epoch of training, the same for both networks; the epoch loop and the loss are the stage's."""
+"""One epoch of training, the same for both networks; the epoch loop and the loss are the stage's.
+
+Of several processes each sees its share of a batch, and their losses are that of the whole batch (`ranks`).
+"""
 
 import json
 import time
@@ -14,6 +17,8 @@ from rcatool.console import Bar
 from rcatool.errors import TrainingError
 from rcatool.files import write_error
 from rcatool.optim import set_lr
+from rcatool.ranks import average_gradients, rank, size
+from rcatool.throughput import Waiting
 from rcatool.world import World
 
 LossFn = Callable[[tuple[Tensor, ...]], dict[str, Tensor]]
@@ -45,7 +50,9 @@ class TrainLog:
         return means
 
     def write(self, **fields: Any) -> None:
-        """Append one object. Raises `SetupError` if the disk is full."""
+        """Append one object, in the first process. Raises `SetupError` if the disk is full."""
+        if rank() > 0:
+            return
         line = json.dumps({key: round(v, 6) if isinstance(v, float) else v for key, v in fields.items()}) + "\n"
         try:
             with self.path.open("a", encoding="utf-8") as file:
@@ -73,7 +80,8 @@ def train_one_epoch(
     that the device is not waited for).
     """
     done, rate = schedule
-    for step, batch in enumerate(loader, start=done):
+    waiting, note = Waiting(loader), ""
+    for step, batch in enumerate(waiting, start=done):
         set_lr(optimizer, rate(step))
         images = batch[0].to(world.device, non_blocking=True, memory_format=torch.channels_last)
         rest = [part.to(world.device, non_blocking=True) for part in batch[1:]]
@@ -81,15 +89,17 @@ def train_one_epoch(
             losses = loss_fn((images, *rest))
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
+        average_gradients(model)
         optimizer.step()
         if after_step is not None:
             after_step()
         last = step + 1 == done + len(loader)  # type: ignore[arg-type]
         if log.add({name: value.detach() for name, value in losses.items()}) or last:
-            means = log.flush(step=step + 1, lr=optimizer.param_groups[0]["lr"], time=time.time())
+            means = log.flush(step=step + 1, lr=optimizer.param_groups[0]["lr"], time=time.time(), waiting=round(waiting.share, 3))
             _check_finite(means, step)
-            bar.advance(0, note=f"loss {means['loss']:.4f}")
-        bar.advance(len(images))
+            note = f"loss {means['loss']:.4f}{waiting.note}"
+            waiting.restart()
+        bar.advance(len(images) * size(), note=note)
 
 
 def _check_finite(means: dict[str, float], step: int) -> None:

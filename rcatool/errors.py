@@ -51,3 +51,7 @@ class SetupError(RcaError):
     """Something the machine lacks: a device, a library, memory, disk space, network (exit code 6)."""
 
     exit_code = 6
+
+
+class ProcessLost(SetupError):
+    """One of several processes has stopped, and this one cannot go on without it."""

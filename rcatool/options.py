@@ -13,6 +13,7 @@ RunDir = Annotated[Path, typer.Option("--run", envvar="RCA_RUN", metavar="DIR", 
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the run; can be repeated.")]
 Force = Annotated[bool, typer.Option("--force", help="Make it again although it is up to date; the old output goes to DIR/old.")]
 Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N, for this command only.")]
+Procs = Annotated[int, typer.Option("--procs", metavar="N", min=1, max=1024, help="Processes that share the work, one per GPU.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no news; warnings, errors and results only.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of tables.")]
@@ -21,12 +22,12 @@ Preset = Annotated[str | None, typer.Option("--config", metavar="PRESET|FILE", h
 DEFAULT_RUN = Path("runs/default")
 
 
-def request(run: Path, assignments: Sequence[str] | None, force: bool, device: str | None, quiet: bool) -> Any:
+def request(run: Path, assignments: Sequence[str] | None, force: bool, device: str | None, quiet: bool, procs: int = 1) -> Any:
     """The shared options as a `workflow.Request`; news are silent from now on if `quiet`."""
     from rcatool.workflow import Request
 
     console.configure(quiet=quiet)
-    return Request(run, tuple(assignments or ()), force, device)
+    return Request(run, tuple(assignments or ()), force, device, procs)
 
 
 def full(path: Path) -> Path:

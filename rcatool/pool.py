@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from typing import TypeVar
 
+from rcatool import process
 from rcatool.errors import SetupError
 
 T = TypeVar("T")
@@ -26,11 +27,11 @@ _stopped: Event | None = None  # in a worker process: set when the parent no lon
 
 
 def worker_count(setting: int) -> int:
-    """Processes for a `runtime.workers` setting: -1 means as many as cores, at most 8."""
+    """Processes for a `runtime.workers` setting: -1 means as many as cores that this process of a command has, at most 16."""
     if setting >= 0:
         return setting
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 8)
+    return max(1, min(cores // process.local_size(), 16))
 
 
 def parallel_map(

@@ -44,7 +44,7 @@ def predict(
     source = context.get_parameter_source("run")
     if model is not None and source is not None and source.name == "COMMANDLINE":
         raise ConfigError("--model and --run are both given, which name two networks", "leave one of them out")
-    from rcatool import workflow
+    from rcatool import loading
     from rcatool.photo_inputs import find_photos
 
     target = out.expanduser()
@@ -55,12 +55,12 @@ def predict(
     for line in found.notes:
         console.log(line)
     network, runtime = _network(run, model, device)
-    stage = workflow.load("stages.predict")
+    stage = loading.load("stages.predict")
     from rcatool.tiling import Tiling
 
     name = str(run if model is None else model)
     plan = stage.Plan(found.photos, target, name, scale=chosen, tiling=Tiling(tile, overlap), overlay=overlay, force=force)
-    with workflow.memory_watched("predict"):
+    with loading.memory_watched("predict"):
         document = stage.main(network, plan, **runtime)
     _report(document, [photo.name for photo in found.photos], plan, as_json)
 
@@ -74,11 +74,11 @@ def export_network(
     """
     console.configure(quiet=quiet)
     target, here, config = _export(out, ".safetensors", run, force, by="export network")
-    from rcatool import workflow
+    from rcatool import loading
     from rcatool.export.place import move_aside
     from rcatool.steps import last_network
 
-    files = workflow.load("network_file")
+    files = loading.load("network_file")
     network = files.read_run(here.root, step=last_network(config))
     move_aside(target)
     files.write_network(target, network)
@@ -96,11 +96,11 @@ def export_onnx(
     """
     console.configure(quiet=quiet)
     target, here, config = _export(out, ".onnx", run, force, by="export onnx")
-    from rcatool import workflow
+    from rcatool import loading
     from rcatool.export.place import move_aside
     from rcatool.files import atomic_write
 
-    data, found = workflow.load("stages.export_onnx").main(here, config)
+    data, found = loading.load("stages.export_onnx").main(here, config)
     move_aside(target)
     atomic_write(target, data)
     worst = max(one.difference for one in found)
@@ -138,7 +138,7 @@ def read_scale(text: str) -> Any:
 
 def _network(run: Path, model: Path | None, device: str | None) -> tuple[Any, dict[str, str]]:
     """The network that the options name, and the device and precision to use it with."""
-    from rcatool import config_io, workflow
+    from rcatool import config_io, loading
     from rcatool.config import Config
     from rcatool.run import Run
     from rcatool.steps import last_network
@@ -148,7 +148,7 @@ def _network(run: Path, model: Path | None, device: str | None) -> tuple[Any, di
     config = config_io.apply_settings(config, [] if device is None else [f"runtime.device={device}"])
     if model is None:
         here.require(last_network(config), config, by="predict")  # before torch is loaded
-    files = workflow.load("network_file")
+    files = loading.load("network_file")
     network = files.read_network(model.expanduser()) if model is not None else files.read_run(here.root, step=last_network(config))
     return network, {"device": config.runtime.device, "precision": config.runtime.precision}
 

@@ -22,7 +22,7 @@ Missing = Annotated[bool, typer.Option("--allow-missing", help="Score the photos
 Against = Annotated[Path | None, typer.Option("--against", metavar="PRED2", help="Score these too, and the difference PRED - PRED2.")]
 Boundary = Annotated[bool, typer.Option("--boundary", help="Boundary IoU too.")]
 Breakdown = Annotated[bool, typer.Option("--breakdown", help="Also what kinds of pixels are wrong, and what each kind costs.")]
-Workers = Annotated[int, typer.Option("--workers", metavar="N", min=-1, help="Processes; -1: as many as cores, at most 8.")]
+Workers = Annotated[int, typer.Option("--workers", metavar="N", min=-1, help="Processes; -1: as many as cores, at most 16.")]
 Target = Annotated[
     str | None, typer.Option("--target", metavar="NAME", help="seg, pseudo, refined, cam, seg_1 or pseudo_2; default: the last both have.")
 ]

@@ -3,21 +3,21 @@
 Stages are imported only when there is work for them, so that a command with nothing to do loads no torch.
 """
 
-import importlib
-import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
-from rcatool import config_io, console
+from rcatool import config_io, console, process
 from rcatool.config import Config
 from rcatool.config_data import Data
-from rcatool.errors import SetupError
+from rcatool.errors import ConfigError, SetupError
+from rcatool.launch import launch, on_first, together
+from rcatool.loading import load, memory_watched
 from rcatool.outside import NO_FILES
 from rcatool.run import Run
 from rcatool.steps import Step, in_force, is_needed
@@ -28,19 +28,6 @@ if TYPE_CHECKING:
 CAMS = "make-pseudo/cams"
 AFTER_PREPARE = ("train-cls", "make-pseudo", "train-seg", "eval")
 
-# What to lower when a command runs out of memory.
-_LOWER = {
-    "prepare": "--set runtime.workers=1",
-    "train-cls": "a smaller cls.batch_size or cls.crop_size, or --set runtime.workers=1",
-    "import-cams": "--set runtime.workers=1",
-    "make-pseudo": "--set runtime.workers=1, or smaller cam.scales",
-    "train-seg": "a smaller seg.batch_size, seg.crop_size or second.scales, or --set runtime.workers=1",
-    "eval": "--set runtime.workers=1, or smaller eval.scales",
-    "predict": "a smaller --tile, such as 512",
-}
-_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "DataLoader worker (pid")
-
-
 @dataclass(frozen=True)
 class Request:
     """The options that commands share."""
@@ -49,6 +36,7 @@ class Request:
     assignments: tuple[str, ...] = ()
     force: bool = False
     device: str | None = None
+    procs: int = 1
 
 
 def prepare(dataset: str, request: Request, assignments: Sequence[str], preset: str | None = None) -> None:
@@ -79,21 +67,24 @@ def verify(request: Request) -> "Verified":
 
 
 def run_stage(word: str, request: Request) -> None:
-    """Bring the steps of one command up to date."""
-    run = Run(request.run)
-    stored = run.read_config()
-    kept = _absolute(config_io.apply_settings(stored, request.assignments))
-    has_work = request.force or _has_work(run, word, kept)
-    if not has_work and kept == stored:
-        console.log(f"{word}: up to date")
-        return
-    with _writing(run):
-        run.write_config(kept)
-        if not has_work:
+    """Bring the steps of one command up to date, in one process or several."""
+    with together():
+        run = Run(request.run)
+        stored, kept = _settings(run, request)
+        has_work = request.force or on_first(lambda: _has_work(run, word, kept))
+        if not has_work and kept == stored:
             console.log(f"{word}: up to date")
             return
-        run.check_inputs(_steps_of(word, kept)[0].name, kept)  # before torch is loaded
-        _call(word, run, _on_device(kept, request), force=request.force)
+        first = _steps_of(word, kept)[0].name
+        if has_work and _launched(request, run_stage, word, check=lambda: run.check_inputs(first, kept)):
+            return
+        with _writing(run, together=True):
+            on_first(lambda: run.write_config(kept))
+            if not has_work:
+                console.log(f"{word}: up to date")
+                return
+            on_first(lambda: run.check_inputs(first, kept))  # before torch is loaded
+            _call(word, run, _on_device(kept, request), force=request.force)
 
 
 def import_cams(request: Request, assignments: Sequence[str]) -> None:
@@ -109,24 +100,30 @@ def import_cams(request: Request, assignments: Sequence[str]) -> None:
 
 
 def run_all(request: Request) -> None:
-    """Bring every step after prepare up to date, in order."""
-    run = Run(request.run)
-    stored = run.read_config()
-    kept = _absolute(config_io.apply_settings(stored, request.assignments))
-    run.require("prepare", kept, by="run")
-    idle = not request.force and all(state.is_current for name, state in run.states(kept).items() if is_needed(name, kept))
-    if not idle or kept != stored:
-        with _writing(run):
-            run.write_config(kept)
-            for word in AFTER_PREPARE:
-                # Asked again each time: an earlier step that came out the same as before leaves the later ones current.
-                if is_needed(word, kept) and (request.force or _has_work(run, word, kept)):
-                    _call(word, run, _on_device(kept, request), force=request.force)
+    """Bring every step after prepare up to date, in order, in one process or several."""
+    with together():
+        run = Run(request.run)
+        stored, kept = _settings(run, request)
+        on_first(lambda: run.require("prepare", kept, by="run"))
+        idle = not request.force and on_first(
+            lambda: all(state.is_current for name, state in run.states(kept).items() if is_needed(name, kept))
+        )
+        if not idle and _launched(request, run_all):
+            return
+        if not idle or kept != stored:
+            with _writing(run, together=True):
+                on_first(lambda: run.write_config(kept))
+                for word in AFTER_PREPARE:
+                    # Asked again each time: an earlier step that came out the same as before leaves the later ones current.
+                    if is_needed(word, kept) and (request.force or on_first(partial(_has_work, run, word, kept))):
+                        _call(word, run, _on_device(kept, request), force=request.force)
     console.log("everything is up to date" if idle else f"done: the results are in {run.root}")
 
 
 def add_reference(request: Request, reference: Path) -> None:
     """Measure a run's network against that of another run, and keep that beside its scores; what is there already is left alone."""
+    if process.rank() > 0:
+        return
     from rcatool import reference as references
     from rcatool.summary import read_reference
 
@@ -134,7 +131,7 @@ def add_reference(request: Request, reference: Path) -> None:
     document = references.measure(run.root, reference)
     references.warn(document)
     if document != read_reference(run):
-        with _writing(run):
+        with _writing(run, together=True):
             references.store(run, document)
 
 
@@ -185,11 +182,35 @@ def _on_device(config: Config, request: Request) -> Config:
     return config if request.device is None else config_io.apply_settings(config, [f"runtime.device={request.device}"])
 
 
+def _settings(run: Run, request: Request) -> tuple[Config, Config]:
+    """The settings of the run, and those with the command's own."""
+
+    def read() -> tuple[Config, Config]:
+        stored = run.read_config()
+        return stored, _absolute(config_io.apply_settings(stored, request.assignments))
+
+    return on_first(read)
+
+
+def _launched(request: Request, work: Callable[..., object], *arguments: object, check: Callable[[], object] | None = None) -> bool:
+    """Whether several processes were asked for: they have done `work` then. What can be checked before them is."""
+    if request.procs == 1:
+        return False
+    if process.size() > 1:
+        raise ConfigError(f"--procs {request.procs}, but torchrun has started {process.size()} processes", "leave --procs out")
+    if check is not None:
+        check()
+    launch(request.procs, work, *arguments, replace(request, procs=1))
+    return True
+
+
 @contextmanager
-def _writing(run: Run) -> Iterator[None]:
-    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
-        raise SetupError("several processes (torchrun) are not supported yet", "start a single process, without torchrun")
-    with run.lock():
+def _writing(run: Run, *, together: bool = False) -> Iterator[None]:
+    """Hold the lock of a run, in the first of the processes; only some commands work `together`."""
+    if not together and process.size() > 1:
+        raise SetupError("this command works in a single process", "start it without torchrun")
+    with ExitStack() as held:
+        on_first(lambda: held.enter_context(run.lock()))
         console.attach_log(run.log_path)
         console.note(f"$ {shlex.join(['rca', *sys.argv[1:]])}")
         yield
@@ -199,32 +220,3 @@ def _call(word: str, run: Run, config: Config, *, force: bool) -> None:
     stage = load(f"stages.{word.replace('-', '_')}")
     with memory_watched(word):
         stage.main(run, config, force=force)
-
-
-@contextmanager
-def memory_watched(word: str) -> Iterator[None]:
-    """Turn running out of memory, of the machine or of the GPU, into a SetupError that says what to lower."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        raise SetupError(f"{word}: out of memory", f"try {_LOWER[word]}; then the same command resumes") from error
-
-
-def load(module: str) -> ModuleType:
-    """A module of rcatool that needs torch; SetupError where torch, or another library, does not load."""
-    try:
-        return importlib.import_module(f"rcatool.{module}")
-    except (ImportError, OSError, RuntimeError) as error:  # what torch and torchvision raise that are broken, or do not fit together
-        if isinstance(error, ImportError) and (error.name or "").startswith("rcatool"):
-            raise
-        word = module.rpartition(".")[2].replace("_", "-")
-        raise SetupError(f"{word}: a library does not load ({error})", "rca doctor says which, and what to do") from error
-
-
-def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    torch = sys.modules.get("torch")
-    if isinstance(error, (MemoryError, getattr(torch, "OutOfMemoryError", MemoryError))):
-        return True
-    return any(words in str(error) for words in _MEMORY_WORDS)

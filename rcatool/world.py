@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from rcatool import process
 from rcatool.errors import SetupError
 
 M = TypeVar("M", bound=nn.Module)
@@ -31,9 +32,10 @@ class World:
 
     def describe(self) -> dict[str, str | int]:
         """What a step's record says of the device: its name and, on CUDA, the most of its memory used so far, in MiB."""
+        several: dict[str, str | int] = {"processes": process.size()} if process.size() > 1 else {}
         if self.device.type != "cuda":
-            return {"device": str(self.device)}
-        return {"device": str(self.device), "peak_gpu_memory_mib": torch.cuda.max_memory_allocated(self.device) // 2**20}
+            return {"device": str(self.device), **several}
+        return {"device": str(self.device), **several, "peak_gpu_memory_mib": torch.cuda.max_memory_allocated(self.device) // 2**20}
 
 
 def make_world(*, device: str, precision: str) -> World:
@@ -43,6 +45,8 @@ def make_world(*, device: str, precision: str) -> World:
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and process.size() > 1:
+        device = f"cuda:{process.local_rank()}"
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
@@ -51,5 +55,9 @@ def make_world(*, device: str, precision: str) -> World:
         raise SetupError(f"runtime.device: {device!r} is not supported", hint="--device auto, cpu, cuda or cuda:N")
     if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
         raise SetupError(f"runtime.device: no CUDA device {device!r} on this machine", hint="--device cpu, or see `rca doctor`")
+    if chosen.type == "cuda" and process.size() > 1:
+        if chosen.index != process.local_rank():
+            raise SetupError(f"runtime.device: {device} for {process.local_size()} processes, each of which needs its own", "--device cuda")
+        torch.cuda.set_device(chosen)
     bf16 = precision == "bf16" or (precision == "auto" and chosen.type == "cuda" and torch.cuda.get_device_capability(chosen)[0] >= 8)
     return World(chosen, torch.bfloat16 if bf16 else None)

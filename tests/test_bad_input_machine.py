@@ -171,4 +171,4 @@ def test_run_in_use(rca: Rca, holder: int, line: str) -> None:
 
 def test_several_processes(rca: Rca, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    check(rca, Case("torchrun", (), "train-cls --force", 6, r"several processes \(torchrun\) are not supported yet", "single process"))
+    check(rca, Case("torchrun", (), "prepare shapes --force", 6, "this command works in a single process", "without torchrun"))

@@ -128,14 +128,14 @@ OPTIONS = {
     "prepare folder": SHARED | {"--images", "--tags", "--masks", "--val-fraction", "--tune-fraction", "--config", "--json"},
     "prepare shapes": SHARED | {"--root", "--seed", "--config", "--json"},
     "import-cams": (SHARED - {"--device"}) | {"--format", "--first-class", "--allow-missing"},
-    "train-cls": SHARED,
-    "make-pseudo": SHARED,
-    "train-seg": SHARED,
-    "eval": SHARED | {"--reference", "--json"},
+    "train-cls": SHARED | {"--procs"},
+    "make-pseudo": SHARED | {"--procs"},
+    "train-seg": SHARED | {"--procs"},
+    "eval": SHARED | {"--procs", "--reference", "--json"},
     "score": {"--classes", "--list", "--allow-missing", "--against", "--boundary", "--breakdown", "--workers"}
     | {"--json", "--quiet", "--debug"},
     "compare": {"--target", "--json", "--debug"},
-    "run": SHARED | {"--json"},
+    "run": SHARED | {"--procs", "--json"},
     "demo": SHARED,
     "export": set(),
     "export voc-server": EXPORT | {"--list", "--comp", "--partial"},
@@ -152,6 +152,7 @@ OPTIONS = {
     "status": {"--run", "--json", "--debug"},
     "doctor": {"--run", "--json", "--debug"},
     "convert-weights": {"--debug"},
+    "bench": {"--run", "--out", "--seconds", "--set", "--device", "--quiet", "--debug", "--json"},
 }
 
 
@@ -478,12 +479,27 @@ def test_two_commands_on_one_run(rca: Rca, prepared: Path, stages: Stages) -> No
         assert rca("status", "--run", prepared).code == 0
 
 
-def test_several_processes_are_refused(rca: Rca, prepared: Path, stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_some_commands_refuse_several_processes(rca: Rca, prepared: Path, stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages.calls.clear()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    code, _, err = rca("train-cls", "--run", prepared)
+    code, _, err = rca("prepare", "shapes", "--run", prepared, "--force", *SMALL)
     assert code == 6
-    assert "several processes (torchrun) are not supported yet" in err
+    assert "this command works in a single process" in err
     assert stages.calls == []
+
+
+def test_several_processes_are_checked_before_they_start(rca: Rca, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workflow, "launch", lambda *arguments: pytest.fail("nothing may be started"))
+    assert rca("make-pseudo", "--run", prepared, "--procs", "2").code == 4  # train-cls lacks
+    assert rca("train-cls", "--run", prepared, "--procs", "0").code == 2
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert rca("eval", "--run", prepared, "--procs", "2", "--set", "cls.lrr=1").code == 2
+
+
+def test_a_command_with_nothing_to_do_starts_no_processes(rca: Rca, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workflow, "launch", lambda *arguments: pytest.fail("nothing may be started"))
+    for word in (*workflow.AFTER_PREPARE, "run"):
+        assert rca(word, "--run", finished, "--procs", "2").code == 0
 
 
 def test_a_file_as_run_directory(rca: Rca, stages: Stages, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ LAYERS = {
     "errors": ["errors"],
     "foundation": [
         "config", "config_cls", "config_data", "config_io", "config_seg", "outside", "yaml_text",
-        "files", "pool", "lock", "results", "steps",
+        "files", "pool", "process", "lock", "results", "steps",
         "run", "console",
         "data/__init__", "data/labels", "data/manifest", "data/saliency", "data/tags", "data/npy", "data/npz", "data/pickled", "data/voc",
         "data/folder", "data/shapes", "data/mismatch",
@@ -30,7 +30,7 @@ LAYERS = {
         "models/*", "refine/*", "data/transforms", "data/datasets", "optim", "kmeans", "cam_inference", "cams", "auto_threshold",
         "cam_files", "cam_writing", "label_weights", "pseudo", "pseudo_batch", "soft_labels", "seg_inference", "breakdown",
         "scoring", "metrics", "tally", "bootstrap", "boundary",
-        "conventions", "scorecard", "checkpoint", "world", "region_picture",
+        "conventions", "scorecard", "checkpoint", "world", "ranks", "throughput", "region_picture",
         "network_card", "network_file", "onnx_file", "overlay", "segmenter", "tiling",
     ],
     "engine": ["engine"],
@@ -38,7 +38,8 @@ LAYERS = {
     "export": ["export/*"],
     "cli": [
         "__init__", "cli", "options", "commands", "prepare_commands", "coco_command", "cam_commands", "score_commands", "export_commands",
-        "inspect_commands", "predict_commands", "weights_command", "workflow", "voc_archives", "summary", "score_tables", "mask_score",
+        "inspect_commands", "predict_commands", "weights_command", "bench_command", "workflow", "launch", "loading",
+        "voc_archives", "summary", "score_tables", "mask_score",
         "comparison", "reference", "doctor", "run_checks", "__main__",
     ],
 }  # fmt: skip
@@ -57,7 +58,7 @@ FORBIDDEN = {
 DOORS = {
     "typer": [
         "cli", "options", "commands", "prepare_commands", "coco_command", "cam_commands", "score_commands", "export_commands",
-        "inspect_commands", "predict_commands", "weights_command",
+        "inspect_commands", "predict_commands", "weights_command", "bench_command",
     ],
     "rich": ["console"],
     "yaml": ["yaml_text"],
@@ -166,6 +167,11 @@ def test_one_door_for_a_library(library: str) -> None:
     users = {module for module in MODULES if library in imports_of(module, types=False)}
     assert users
     assert users <= set(DOORS[library])
+
+
+def test_processes_talk_to_each_other_in_one_place() -> None:
+    users = {module for module in MODULES if "distributed" in (PACKAGE / f"{module}.py").read_text(encoding="utf-8")}
+    assert users == {"ranks"}
 
 
 @pytest.mark.parametrize("module", WITHOUT_TORCH)

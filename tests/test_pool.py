@@ -149,7 +149,16 @@ def test_leaving_early_ends_the_processes() -> None:
 def test_worker_count() -> None:
     assert worker_count(3) == 3
     assert worker_count(0) == 0
-    assert worker_count(-1) == min(len(os.sched_getaffinity(0)), 8)
+    assert worker_count(-1) == min(len(os.sched_getaffinity(0)), 16)
+
+
+def test_processes_of_a_command_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert worker_count(-1) == 3
+    monkeypatch.setenv("WORLD_SIZE", "100")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "20")
+    assert worker_count(-1) == 1
 
 
 SLEEPER = """

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.transforms.v2.functional import adjust_hue
 
 from rcatool.data.labels import IGNORE
 from rcatool.data.transforms import (
@@ -18,6 +19,7 @@ from rcatool.data.transforms import (
     normalise,
     resize,
     scaled_size,
+    shift_hue,
     to_tensor,
     view_image,
     view_label,
@@ -163,3 +165,15 @@ def test_jitter_leaves_padding_at_the_mean_and_the_label_alone() -> None:
     assert torch.equal(moved, expected)
     assert (changed[:, moved == IGNORE] == 0).all()
     assert not torch.equal(changed, plain)
+
+
+@pytest.mark.parametrize("amount", [-0.5, -0.1, -0.03, 0.0, 0.05, 0.1, 1 / 3])
+def test_hue_turns_as_torchvision_turns_it(amount: float) -> None:
+    image = torch.randint(0, 256, (3, 64, 65), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    image[:, :8] = image[:1, :8]  # greys
+    image[:, 8] = torch.tensor([255, 0, 0], dtype=torch.uint8)[:, None]
+    image[:2, 9] = 200  # two channels lead
+    difference = (shift_hue(image, amount).int() - adjust_hue(image, amount).int()).abs()
+    assert int(difference.max()) <= 1
+    assert float((difference > 0).float().mean()) < 2e-3
+    assert torch.equal(shift_hue(image, amount)[:, :8], image[:, :8])

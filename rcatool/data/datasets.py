@@ -20,12 +20,14 @@ from rcatool.data.manifest import Sample
 from rcatool.data.photos import read_image
 from rcatool.data.saliency import read_saliency
 from rcatool.errors import RcaError
+from rcatool.ranks import share_of
 
 
 class EpochBatches:
     """Batches of (epoch, index) in a shuffled order that depends on (seed, epoch) alone, or in the photos' own.
 
-    The last batch of an epoch may be smaller; nothing is dropped or repeated.
+    The last batch of an epoch may be smaller; nothing is dropped or repeated. Of several processes each has its share of every batch,
+    which is `[None]` where there are not enough photos for all.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, *, shuffle: bool = True) -> None:
@@ -35,12 +37,12 @@ class EpochBatches:
     def __len__(self) -> int:
         return -(-self.count // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[Sequence[tuple[int, int] | None]]:
         order = list(range(self.count))
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count).tolist()
         for start in range(0, self.count, self.batch_size):
-            yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
+            yield [(self.epoch, index) for index in share_of(order[start : start + self.batch_size])] or [None]
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,13 @@ def tag_vector(sample: Sample, num_classes: int) -> Tensor:
     return tags
 
 
+@dataclass(frozen=True)
+class _Nothing:
+    """The item of an empty batch: one as it would be, to be left out of it."""
+
+    pattern: Any
+
+
 class _ErrorsAsItems(Dataset[Any]):
     """A data set that returns our errors instead of raising them."""
 
@@ -182,12 +191,14 @@ class _ErrorsAsItems(Dataset[Any]):
 
     def __getitem__(self, key: Any) -> Any:
         try:
-            return self.dataset[key]
+            return _Nothing(self.dataset[(0, 0)]) if key is None else self.dataset[key]
         except RcaError as error:
             return error
 
 
 def _collate(items: list[Any]) -> Any:
+    if isinstance(items[0], _Nothing):
+        return [part[:0] for part in default_collate([items[0].pattern])]
     return next((item for item in items if isinstance(item, RcaError)), None) or default_collate(items)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rcatool.cams import cam_size
+from rcatool.ranks import take_largest
 
 Rule = Literal["topk", "confidence"]
 
@@ -89,6 +90,10 @@ class AttentionAccumulator(nn.Module):
                 torch.maximum(piece, one, out=piece)
                 self.seen[pair] = True
         return sum(usable)
+
+    def share(self) -> None:
+        """Take the maximum over all processes, each of which has seen its share of the photos."""
+        take_largest(self.values, self.seen)
 
     def merge(self, other: "AttentionAccumulator") -> None:
         """Take the maximum with another accumulator of the same photos, as of another process."""

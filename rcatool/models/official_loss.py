@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from rcatool.models.official import OfficialNet
 from rcatool.models.rca_net import Maps
-from rcatool.models.regions import Mixed, Regions, pool_regions, region_masks
+from rcatool.models.regions import Mixed, Regions, gather_regions, pool_regions, region_masks
+from rcatool.ranks import all_rows
 
 CLAMP = 1e-4  # least value of a denominator (D12)
 
@@ -32,18 +33,19 @@ def official_loss(
     model: OfficialNet, maps: Maps, tags: Tensor, rule: OfficialRule, *, generator: torch.Generator | None
 ) -> tuple[dict[str, Tensor], Regions, Tensor]:
     """The total loss of the maps of a batch with tags (B, C), with its terms; then what the memory is to be written with: the
-    regions and the tags' scores (B, C). Without a `generator`, which draws the mix-up, there is no contrast.
+    regions and the tags' scores (B, C), of this process's share of the batch. Without a `generator`, which draws the mix-up, there is
+    no contrast.
     """
     assert maps.o is not None
     o_score = maps.o.float().mean(dim=(2, 3))
     losses = {
-        "loss_o": F.multilabel_soft_margin_loss(o_score, tags),
-        "loss_p": F.multilabel_soft_margin_loss(maps.p.float().mean(dim=(2, 3)), tags),
+        "loss_o": F.multilabel_soft_margin_loss(all_rows(o_score), all_rows(tags)),
+        "loss_p": F.multilabel_soft_margin_loss(all_rows(maps.p.float().mean(dim=(2, 3))), all_rows(tags)),
     }
     total = losses["loss_o"] + rule.p_weight * losses["loss_p"]
     masks = region_masks(maps.p.float(), region_map="softmax")
     if generator is not None:
-        anchors = pool_regions(model.contrast_features(maps.features).float(), masks, tags)  # D6
+        anchors = gather_regions(pool_regions(model.contrast_features(maps.features).float(), masks, tags), len(tags))  # D6
         mixed = mix_with_any(anchors, mixup_beta=rule.mixup_beta, generator=generator)
         losses["loss_contrast"] = clamped_contrast(
             mixed, anchors.image, model.memory.bank, num_classes=tags.shape[1], temperature=rule.temperature

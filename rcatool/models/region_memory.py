@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from rcatool.kmeans import kmeans
 from rcatool.models.regions import Regions
+from rcatool.ranks import take_first
 
 Attention = Literal["cosine", "centred", "dot"]
 
@@ -130,6 +131,7 @@ class RegionMemory(nn.Module):
         centres, exists = kmeans(features, classes, self.num_classes, count, seed=seed, iterations=iterations)
         self.prototypes.copy_(centres)
         self.prototype_valid.copy_(exists)
+        take_first(self.prototypes, self.prototype_valid)  # processes may round sums differently
 
     def census(self, epoch: int) -> dict[str, Tensor]:
         """How the memory stands at `epoch`, per class (C,): slots, how many are filled, and of those the mean visits and age in epochs."""

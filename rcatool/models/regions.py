@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn import functional as F
+
+from rcatool.ranks import all_rows, rank, size
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def pool_regions(features: Tensor, masks: Tensor, tags: Tensor) -> Regions:
     """
     tagged = tags > 0
     # Of each image its own classes only, T at most: the others' sums would be thrown away, a tenfold of them with VOC's tags.
-    classes = tagged.int().argsort(dim=1, descending=True, stable=True)[:, : int(tagged.sum(dim=1).max())]  # (B, T)
+    classes = tagged.int().argsort(dim=1, descending=True, stable=True)[:, : _most(tagged)]  # (B, T)
     own = masks.gather(1, classes[:, :, None, None].expand(-1, -1, *masks.shape[2:]))
     weight = own.to(features.dtype).flatten(2)  # (B, T, hw)
     area = weight.sum(dim=2)
@@ -70,31 +72,22 @@ def pool_regions(features: Tensor, masks: Tensor, tags: Tensor) -> Regions:
     return Regions(sums[image, place] / area[image, place].unsqueeze(1), image, classes[image, place])
 
 
-@torch.no_grad()
-def gather_regions(regions: Regions, photo: Tensor, score: Tensor) -> tuple[Regions, Tensor, Tensor]:
-    """The regions of all processes' batches in the order of their ranks, with photo (B,) and score (B, C) of those batches.
+def _most(tagged: Tensor) -> int:
+    """The most tags that an image has, for tags (B, C) bool."""
+    return int(tagged.sum(dim=1).max()) if len(tagged) else 0
 
-    Every process gets the same, so that its memory stays the same as the others' (spec 2.6). In a single process these are the
-    arguments, detached. Batches must have the same size B.
+
+def gather_regions(regions: Regions, batch: int) -> Regions:
+    """The regions of all processes' shares of a batch in the order of their ranks, each share being of `batch` images, which may differ.
+
+    Every process gets the same, so that its loss and its memory stay the same as the others' (spec 2.6). In a single process these are
+    the regions themselves.
     """
-    alone = Regions(regions.features.detach(), regions.image, regions.cls)
-    if not distributed.is_initialized():
-        return alone, photo, score.detach()
-    batch = len(photo)
-    features, cls = (_all_rows(part) for part in (alone.features, alone.cls))
-    image = _all_rows(alone.image + distributed.get_rank() * batch)
-    return Regions(features, image, cls), _all_rows(photo), _all_rows(score.detach())
-
-
-def _all_rows(rows: Tensor) -> Tensor:
-    """The rows (n, ...) of all ranks, one after the other; n may differ."""
-    counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
-    longest = max(int(count) for count in counts)
-    padded = torch.cat([rows, rows.new_zeros(longest - len(rows), *rows.shape[1:])])
-    parts = [torch.empty_like(padded) for _ in counts]
-    distributed.all_gather(parts, padded)
-    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
+    if size() == 1:
+        return regions
+    images = all_rows(torch.tensor([batch]))
+    first = int(images[: rank()].sum())
+    return Regions(all_rows(regions.features), all_rows(regions.image + first), all_rows(regions.cls))
 
 
 def mix_regions(regions: Regions, *, mixup_beta: float, generator: torch.Generator) -> Mixed:

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rcatool.ranks import size, total
+
 
 def saliency_loss(maps: Tensor, tags: Tensor, saliency: Tensor, *, overlap: float, share: float) -> Tensor:
     """Mean squared difference of saliency (B, H, W) in [0, 1] and what the maps (B, C + 1, h, w), background last, make of it.
@@ -21,4 +23,5 @@ def saliency_loss(maps: Tensor, tags: Tensor, saliency: Tensor, *, overlap: floa
     stands_out = present & (covered > overlap)
     foreground = torch.einsum("bchw,bc->bhw", classes, stands_out.float())
     background = ground + torch.einsum("bchw,bc->bhw", classes, (present & ~stands_out).float())
-    return F.mse_loss(share * foreground + (1 - share) * (1 - background), salient)
+    errors = (share * foreground + (1 - share) * (1 - background) - salient).square()
+    return errors.mean() if size() == 1 else total(errors.sum()) / total(errors.new_full((), errors.numel()))

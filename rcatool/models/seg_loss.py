@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rcatool.data.labels import IGNORE
+from rcatool.ranks import total
 
 
 def seg_loss(
@@ -53,6 +54,6 @@ def corrected(label: Tensor, logits: Tensor, allowed: Tensor, *, confidence: flo
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean, 0 where all weights are 0."""
-    total = weight.sum()
-    return (values * weight).sum() / torch.where(total > 0, total, torch.ones_like(total))
+    """Weighted mean over the batch, of all processes' shares; 0 where all weights are 0."""
+    mass, summed = total(torch.stack([weight.sum(), (values * weight).sum()]))
+    return summed / torch.where(mass > 0, mass, torch.ones_like(mass))

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rcatool.data.labels import IGNORE
+from rcatool.ranks import total
 from rcatool.refine.pairs import Offset, far_ends
 
 EPSILON = 1e-5
@@ -36,6 +37,6 @@ def affinity_loss(affinity: Tensor, label: Tensor, offsets: Sequence[Offset]) ->
     terms = {}
     for kind, mask in pair_kinds(coarse, offsets).items():
         costs = apart if kind == "different" else close
-        terms[kind] = (costs * mask).sum() / mask.sum().clamp(min=1)
-    total = torch.stack([SHARES[kind] * term for kind, term in terms.items()]).sum()
-    return {"loss": total, **{f"loss_{kind}": term for kind, term in terms.items()}}
+        terms[kind] = total((costs * mask).sum()) / total(mask.sum()).clamp(min=1)
+    loss = torch.stack([SHARES[kind] * term for kind, term in terms.items()]).sum()
+    return {"loss": loss, **{f"loss_{kind}": term for kind, term in terms.items()}}

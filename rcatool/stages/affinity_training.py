@@ -21,6 +21,7 @@ from rcatool.engine import TrainLog, train_one_epoch
 from rcatool.optim import sgd
 from rcatool.pool import parallel_map, worker_count
 from rcatool.pseudo import LabelJob, LabelRule
+from rcatool.ranks import on_first, share, wait
 from rcatool.refine.affinity_labels import AffinityRule, make_affinity_label
 from rcatool.refine.affinity_loss import affinity_loss
 from rcatool.refine.crf import crf_params
@@ -33,7 +34,7 @@ CRF_ITERATIONS = 10  # of the published pipelines: the labels' own, whatever pse
 
 def train_affinity(run: Run, config: Config, samples: Sequence[Sample], *, force: bool) -> None:
     """Make the labels of these training photos and train on them; write make-pseudo/affinity/final.pt."""
-    step = run.begin("make-pseudo/affinity", config, force=force)
+    step = on_first(lambda: run.begin("make-pseudo/affinity", config, force=force))
     if step is None:
         return
     world = make_world(device=config.runtime.device, precision=config.runtime.precision)
@@ -63,10 +64,14 @@ def train_affinity(run: Run, config: Config, samples: Sequence[Sample], *, force
         schedule = lr_schedule(settings, epoch, len(batches))
         with console.progress(f"make-pseudo affinity epoch {epoch + 1}/{settings.epochs}", total=len(chosen)) as bar:
             train_one_epoch(model, _loss_fn(model), loader, optimizer, schedule=schedule, world=world, log=log, bar=bar)
-        save_training(step.path / "last.pt", model, optimizer, epoch + 1)
-    save_state(step.path / "final.pt", {"model": model.state_dict(), "classes": list(classes.names), "fingerprint": step.fingerprint})
-    run.commit(step, {**world.describe(), "photos": len(chosen)})
-    (step.path / "last.pt").unlink(missing_ok=True)
+        on_first(partial(save_training, step.path / "last.pt", model, optimizer, epoch + 1))
+
+    def finish() -> None:
+        save_state(step.path / "final.pt", {"model": model.state_dict(), "classes": list(classes.names), "fingerprint": step.fingerprint})
+        run.commit(step, {**world.describe(), "photos": len(chosen)})
+        (step.path / "last.pt").unlink(missing_ok=True)
+
+    on_first(finish)
 
 
 def choose_photos(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
@@ -106,13 +111,15 @@ def label_crf(config: Config) -> str:
 def _make_labels(samples: Sequence[Sample], config: Config, *, cams: Path, labels: Path) -> None:
     root = Path(config.data.root)
     jobs = [LabelJob(root / s.image, cams / f"{s.id}.npz", labels / f"{s.id}.png", s.size) for s in samples]
+    jobs = share(jobs)
     todo = [job for job in jobs if not job.label.exists()]
-    console.log(f"make-pseudo: affinity labels of {len(todo)} photos")
+    console.log(f"make-pseudo: affinity labels of {len(samples)} photos")
     work = partial(make_affinity_label, rule=affinity_rule(config))
     with console.progress("make-pseudo affinity labels", total=len(jobs)) as bar:
         bar.advance(len(jobs) - len(todo))
         for _ in parallel_map(work, todo, workers=worker_count(config.runtime.workers), bar=bar.advance):
             pass
+    wait()
 
 
 def _loss_fn(model: AffinityModel) -> Callable[[tuple[Tensor, Tensor, Tensor]], dict[str, Tensor]]:

@@ -1,7 +1,7 @@
 """The loss of a training step of stage 1 (spec 1.7), and what the region memory took in."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from rcatool.models.rca_net import Maps, RcaNet
 from rcatool.models.region_memory import RegionMemory, WriteRule
 from rcatool.models.regions import Regions, gather_regions, mix_regions, pool_regions, region_contrast, region_masks
 from rcatool.models.saliency_loss import saliency_loss
+from rcatool.ranks import all_rows, joint_norm
 
 
 @dataclass
@@ -53,6 +54,7 @@ def step_loss(model: RcaNet | OfficialNet, batch: tuple[Tensor, ...], config: Co
     losses, regions, score = official_loss(model, maps, tags, official_rule(config), generator=state.generator if contrast else None)
     if state.accumulate is not None:
         state.accumulate(maps.final.detach(), score, where=(photo, more[0]))
+    regions, photo, score = gather_regions(regions, len(photo)), all_rows(photo), all_rows(score)
     sure = model.memory.update(regions, photo, score, rule=write_rule(config), epoch=state.epoch)
     state.intake.count(regions.cls, sure)
     return losses
@@ -76,15 +78,18 @@ def rca_loss(model: RcaNet, batch: tuple[Tensor, ...], config: Config, state: St
     o_score = maps.final.float().mean(dim=(2, 3))
     if state.accumulate is not None:
         state.accumulate(maps.final.detach(), o_score.detach().sigmoid(), where=(photo, more[0]))
-    terms = {"loss_o": (1.0, F.multilabel_soft_margin_loss(o_score, tags))}
+    everyone = all_rows(tags)
+    terms = {"loss_o": (1.0, F.multilabel_soft_margin_loss(all_rows(o_score), everyone))}
     if model.memory is not None:
-        terms["loss_p"] = config.cls.p_weight, F.multilabel_soft_margin_loss(maps.p.float().mean(dim=(2, 3)), tags)
-        regions = find_regions(maps.features.float(), maps.p.float(), tags, config)
+        p_score = all_rows(maps.p.float().mean(dim=(2, 3)))
+        terms["loss_p"] = config.cls.p_weight, F.multilabel_soft_margin_loss(p_score, everyone)
+        regions = gather_regions(find_regions(maps.features.float(), maps.p.float(), tags, config), len(tags))
         if config.memory.contrast_weight > 0 and state.epoch >= config.memory.contrast_start:
             terms["loss_contrast"] = config.memory.contrast_weight, _contrast(model, model.memory, regions, config, state)
-        everyone, photos, score = gather_regions(regions, photo, o_score.sigmoid())
-        sure = model.memory.update(everyone, photos, score, rule=write_rule(config), epoch=state.epoch)
-        state.intake.count(everyone.cls, sure)
+        stored = replace(regions, features=regions.features.detach())
+        score = all_rows(o_score.detach().sigmoid())
+        sure = model.memory.update(stored, all_rows(photo), score, rule=write_rule(config), epoch=state.epoch)
+        state.intake.count(regions.cls, sure)
     if config.cls.saliency_weight > 0:
         terms |= _saliency_terms(maps, tags, more[-1], config)
     total = sum((weight * term for weight, term in terms.values()), start=o_score.new_zeros(()))
@@ -92,7 +97,7 @@ def rca_loss(model: RcaNet, batch: tuple[Tensor, ...], config: Config, state: St
     if state.probe:
         for name, (weight, term) in terms.items():
             gradient = torch.autograd.grad(weight * term, maps.features, retain_graph=True, allow_unused=True)[0]
-            losses[name.replace("loss", "grad")] = total.new_zeros(()) if gradient is None else gradient.float().norm()
+            losses[name.replace("loss", "grad")] = total.new_zeros(()) if gradient is None else joint_norm(gradient)
     return losses
 
 

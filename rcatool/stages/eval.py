@@ -24,6 +24,7 @@ from rcatool.errors import DataError
 from rcatool.files import atomic_save, atomic_write, read_json
 from rcatool.models.deeplab import DeepLab
 from rcatool.pool import worker_count
+from rcatool.ranks import on_first, share, wait
 from rcatool.run import Run
 from rcatool.seg_inference import photo_probabilities
 from rcatool.soft_labels import SoftJob, soft_rule, write_labels
@@ -38,26 +39,31 @@ PREDICTED = ("val", "tune", "test")  # the splits that the network has not been 
 
 def main(run: Run, config: Config, *, force: bool = False) -> None:
     """Score whatever the run has and write eval/metrics.json; nothing to do if it is current."""
-    step = run.begin("eval", config, force=force)
+    step = on_first(lambda: run.begin("eval", config, force=force))
     if step is None:
         return
     classes, samples = read_data(run)
     scene = Scene(run, config, classes, samples, Path(config.data.root), step)
     if not force:
-        _reuse_predictions(scene)
+        on_first(lambda: _reuse_predictions(scene))
     for target, network in scored_networks(config.second.enabled).items():
         if network in step.inputs:
             _predict(scene, network, step.path / PREDICTIONS[target])
+    wait()
     found = {name: target(scene) for name, (needed, target) in _targets(config).items() if needed in step.inputs}
     targets = {name: target for name, target in found.items() if target is not None}
-    confusions = {name: target.confusion for name, target in targets.items()}
+    on_first(lambda: _write(scene, targets))
+
+
+def _write(scene: Scene, targets: dict[str, Target]) -> None:
+    step, confusions = scene.step, {name: target.confusion for name, target in targets.items()}
     tables = [table.arrays(name) for target in targets.values() for name, table in target.tables.items()]
     photos = {name: array for arrays in tables for name, array in arrays.items()}
     document = {name: target.scores for name, target in targets.items()}
     atomic_save(step.path / "confusion.npz", lambda file: np.savez(file, **confusions))
     atomic_save(step.path / "per_image.npz", lambda file: np.savez_compressed(file, **photos))
     atomic_write(step.path / "metrics.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    run.commit(step, {"targets": sorted(document)})
+    scene.run.commit(step, {"targets": sorted(document)})
 
 
 def _targets(config: Config) -> dict[str, tuple[str, Callable[[Scene], Target | None]]]:
@@ -110,7 +116,7 @@ def _made_predictions(record: dict[str, Any]) -> dict[str, list[Any]]:
 def _predict(scene: Scene, network: str, folder: Path) -> None:
     """Write the predictions of a network, <id>.png, for the val, tune and test photos that lack one."""
     world = make_world(device=scene.config.runtime.device, precision=scene.config.runtime.precision)
-    samples = [sample for part in PREDICTED for sample in split(scene.samples, part)]
+    samples = share([sample for part in PREDICTED for sample in split(scene.samples, part)])
     check_images(samples, scene.root)
     todo = [sample for sample in samples if not (folder / f"{sample.id}.png").exists()]
     model = load_seg(scene.run, scene.config, world, step=network)

@@ -27,6 +27,7 @@ from rcatool.models.region_cam import RegionBank, RegionRule, hypercolumns, regi
 from rcatool.pool import parallel_map, worker_count
 from rcatool.pseudo import Doubts, LabelJob, LabelRule, make_label, read_job
 from rcatool.pseudo_batch import make_labels_batched
+from rcatool.ranks import on_first, rank, share, size, wait
 from rcatool.refine.crf import choose_backend, crf_params
 from rcatool.run import Run
 from rcatool.stages import import_cams
@@ -46,7 +47,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     if config.pseudo.crf != "none" or label_crf(config) != "none":
         choose_backend(config.pseudo.crf_backend, "cpu")  # before hours of CAMs, not after
     if config.cam.source:
-        import_cams.main(run, config, force=force)
+        on_first(lambda: import_cams.main(run, config, force=force))
     else:
         check_source(config)
         run.require("train-cls", config)
@@ -62,22 +63,23 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
 
 def export_cams(run: Run, config: Config, *, force: bool) -> None:
     """Write make-pseudo/cams: for each photo the maps of its tags, over scales and mirror images, normalised."""
-    step = run.begin("make-pseudo/cams", config, force=force)
+    step = on_first(lambda: run.begin("make-pseudo/cams", config, force=force))
     if step is None:
         return
     world = make_world(device=config.runtime.device, precision=config.runtime.precision)
     samples, root = _tagged(run, config)
     model = load_cls(run, config, world)
     bank = _region_bank(step.path / "regions.bank", model, samples, config, world)
-    if config.cam.maps == "accumulated":
-        export_accumulated(run, config, step.path)  # training photos; the others have only the network's maps
-    todo = [sample for sample in samples if not (step.path / f"{sample.id}.npz").exists()]
+    if config.cam.maps == "accumulated":  # of training photos; the others have only the network's maps
+        on_first(lambda: export_accumulated(run, config, step.path))
+    mine = share(samples)
+    todo = [sample for sample in mine if not (step.path / f"{sample.id}.npz").exists()]
     photo = {sample.id: number for number, sample in enumerate(samples)}
-    _say("CAMs", len(samples), len(todo))
+    _say("CAMs", len(mine), len(todo))
     dataset = MultiScaleDataset(todo, root, scales=config.cam.scales, flip=config.cam.flip)
     loader = view_loader(dataset, workers=min(2, worker_count(config.runtime.workers)))
-    with console.progress("make-pseudo CAMs", total=len(samples)) as bar:
-        bar.advance(len(samples) - len(todo))
+    with console.progress("make-pseudo CAMs", total=len(mine)) as bar:
+        bar.advance(len(mine) - len(todo))
         for index, views in loader:
             sample = todo[index]
             cam, columns = photo_maps(cam_forward(model, config.cam, sample), views, sample, settings=config.cam, world=world)
@@ -85,12 +87,13 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
                 cam = redraw(cam, columns, sample, settings=config.cam, bank=bank, photo=photo[sample.id])
             save_cam(step.path / f"{sample.id}.npz", np.asarray(sample.classes), cam, sample.size)
             bar.advance(1)
-    run.commit(step, {**world.describe(), "photos": len(samples)})
+    wait()
+    on_first(lambda: run.commit(step, {**world.describe(), "photos": len(samples)}))
 
 
 def make_labels(run: Run, config: Config, *, force: bool) -> None:
     """Write make-pseudo/labels: background score, dense CRF and label rule; on a CPU one photo per process at a time."""
-    step = run.begin("make-pseudo/labels", config, force=force)
+    step = on_first(lambda: run.begin("make-pseudo/labels", config, force=force))
     if step is None:
         return
     samples, root = _tagged(run, config)
@@ -102,21 +105,23 @@ def make_labels(run: Run, config: Config, *, force: bool) -> None:
         LabelJob(root / s.image, cams / f"{s.id}.npz", step.path / f"{s.id}.png", s.size, root / s.saliency if s.saliency else None)
         for s in samples
     ]
-    todo = [job for job in jobs if not job.label.exists()]
+    mine = share(jobs)
+    todo = [job for job in mine if not job.label.exists()]
     device = make_world(device=config.runtime.device, precision=config.runtime.precision).device
     about = {}
     if rule.background == "auto":
-        rule = replace(rule, background="threshold", bg_threshold=_choose_threshold(jobs, config))
+        rule = replace(rule, background="threshold", bg_threshold=on_first(lambda: _choose_threshold(jobs, config)))
         about["bg_threshold"] = rule.bg_threshold
     rule = replace(rule, crf_backend=choose_backend(config.pseudo.crf_backend, device.type))
     if rule.crf_params is not None:
         about["crf"] = f"{rule.crf_backend} on {device if rule.crf_backend == 'torch' else 'cpu'}"
-    _say(f"pseudo labels (dense CRF: {about['crf']})" if "crf" in about else "pseudo labels", len(jobs), len(todo))
-    with console.progress("make-pseudo labels", total=len(jobs)) as bar:
-        bar.advance(len(jobs) - len(todo))
+    _say(f"pseudo labels (dense CRF: {about['crf']})" if "crf" in about else "pseudo labels", len(mine), len(todo))
+    with console.progress("make-pseudo labels", total=len(mine)) as bar:
+        bar.advance(len(mine) - len(todo))
         for done in _label(todo, rule, str(device), worker_count(config.runtime.workers)):
             bar.advance(done)
-    run.commit(step, {"photos": len(jobs), **about})
+    wait()
+    on_first(lambda: run.commit(step, {"photos": len(jobs), **about}))
 
 
 def _choose_threshold(jobs: Sequence[LabelJob], config: Config) -> float:
@@ -187,12 +192,13 @@ def _region_bank(path: Path, model: ClsNet, samples: Sequence[Sample], config: C
     settings = config.cam
     if not settings.region_rounds or not settings.region_memory:
         return None
-    if not path.exists():
+    if rank() == 0 and not path.exists():
         chosen = choose_photos(split(samples, "train"), settings.region_memory, model.num_classes, config.seed)
         dataset = MultiScaleDataset(chosen, Path(config.data.root), scales=settings.scales, flip=settings.flip)
         views = view_loader(dataset, workers=min(2, worker_count(config.runtime.workers)))
         looks = (photo_maps(cam_forward(model, settings, chosen[i]), v, chosen[i], settings=settings, world=world) for i, v in views)
         make_bank(path, zip(chosen, looks, strict=True), settings=settings, total=len(chosen))
+    wait()
     return load_bank(path, samples, num_classes=model.num_classes, device=world.device)
 
 
@@ -220,4 +226,5 @@ def _tagged(run: Run, config: Config) -> tuple[list[Sample], Path]:
 
 def _say(what: str, total: int, todo: int) -> None:
     done = f", {total - todo} are there already" if todo < total else ""
-    console.log(f"make-pseudo: {what} of {total} photos{done}")
+    part = f" (process 1 of {size()})" if size() > 1 else ""
+    console.log(f"make-pseudo: {what} of {total} photos{done}{part}")

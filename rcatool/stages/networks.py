@@ -26,8 +26,10 @@ from rcatool.models.heads import HeadKind
 from rcatool.models.official import OfficialNet, noise_memory
 from rcatool.models.rca_net import RcaNet
 from rcatool.models.region_memory import build_memory
+from rcatool.models.synced_norm import sync_batch_norm
 from rcatool.models.weights import load_weights
 from rcatool.optim import poly, sgd, step_decay
+from rcatool.ranks import rank
 from rcatool.refine.affinity import AffinityNet
 from rcatool.refine.irn import BoundaryNet
 from rcatool.run import Run
@@ -112,8 +114,11 @@ def affinity_network(run: Run, config: Config, world: World) -> AffinityModel:
 
 
 def seed_dropout(seed: int, epoch: int) -> None:
-    """Let what a network draws while it trains (dropout) depend on (seed, epoch) alone, so that resuming changes nothing."""
-    torch.manual_seed(stream_seed(seed, epoch, DROPOUT_STREAM))
+    """Let what a network draws while it trains (dropout) depend on (seed, epoch) alone, so that resuming changes nothing.
+
+    Several processes draw differently: what is dropped then depends on their number, too.
+    """
+    torch.manual_seed(stream_seed(seed, epoch, DROPOUT_STREAM, *([rank()] if rank() else [])))
 
 
 def stream_seed(*parts: int) -> int:
@@ -125,6 +130,7 @@ def freeze_layers(model: ClsNet | DeepLab, settings: Cls | Seg) -> None:
     """Freeze what `settings` say: to be repeated whenever the model was put in training mode."""
     if settings.freeze_bn:
         freeze_batch_norm(model)
+    sync_batch_norm(model, setting="cls.freeze_bn" if isinstance(settings, Cls) else "seg.freeze_bn")
     if settings.freeze_early:
         freeze(model.backbone.early_layers)
 

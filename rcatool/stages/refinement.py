@@ -18,6 +18,7 @@ from rcatool.data.datasets import MultiScaleDataset, view_loader
 from rcatool.data.manifest import Sample
 from rcatool.errors import DataError
 from rcatool.pool import worker_count
+from rcatool.ranks import on_first, share, wait
 from rcatool.refine import propagate
 from rcatool.run import Run
 from rcatool.stages.networks import load_affinity, load_cls
@@ -28,28 +29,31 @@ Spread = Callable[[Tensor, Tensor], Tensor]
 
 def refine_cams(run: Run, config: Config, samples: Sequence[Sample], *, force: bool) -> None:
     """Write make-pseudo/refined for these photos; a CAM that cannot be read is named when all others are done."""
-    step = run.begin("make-pseudo/refined", config, force=force)
+    step = on_first(lambda: run.begin("make-pseudo/refined", config, force=force))
     if step is None:
         return
     world = make_world(device=config.runtime.device, precision=config.runtime.precision)
     spread = _spread(run, config, world)
-    todo = [sample for sample in samples if not (step.path / f"{sample.id}.npz").exists()]
-    console.log(f"make-pseudo: refining the CAMs of {len(todo)} photos ({config.refine.method})")
+    mine = share(samples)
+    todo = [sample for sample in mine if not (step.path / f"{sample.id}.npz").exists()]
+    console.log(f"make-pseudo: refining the CAMs of {len(samples)} photos ({config.refine.method})")
     dataset = MultiScaleDataset(todo, Path(config.data.root), scales=(1.0,), flip=True)
     loader = view_loader(dataset, workers=min(2, worker_count(config.runtime.workers)))
     broken: list[DataError] = []
-    with console.progress("make-pseudo refined CAMs", total=len(samples)) as bar:
-        bar.advance(len(samples) - len(todo))
+    with console.progress("make-pseudo refined CAMs", total=len(mine)) as bar:
+        bar.advance(len(mine) - len(todo))
         for index, views in loader:
             try:
                 _refine(todo[index], views[0], spread, source=run.dir("make-pseudo/cams"), target=step.path)
             except DataError as error:
                 broken.append(error)
             bar.advance(1)
+    wait()  # nothing is lost by one process's broken files
     if broken:
         others = f" (and {len(broken) - 1} more like it)" if len(broken) > 1 else ""
         raise DataError(f"{broken[0].message}{others}", broken[0].hint)
-    run.commit(step, {**world.describe(), "photos": len(samples)})
+    wait()
+    on_first(lambda: run.commit(step, {**world.describe(), "photos": len(samples)}))
 
 
 def _refine(sample: Sample, views: Tensor, spread: Spread, *, source: Path, target: Path) -> None:

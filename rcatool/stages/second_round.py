@@ -20,6 +20,7 @@ from rcatool.data.labels import read_mask
 from rcatool.data.manifest import Sample, check_images, split
 from rcatool.models.deeplab import DeepLab
 from rcatool.pool import parallel_map, worker_count
+from rcatool.ranks import on_first, share, wait
 from rcatool.run import Run
 from rcatool.seg_inference import photo_probabilities
 from rcatool.soft_labels import SoftJob, soft_rule, tag_names, write_labels
@@ -31,7 +32,7 @@ STEP = "make-pseudo/round-2"
 
 def make_second_labels(run: Run, config: Config, *, force: bool) -> None:
     """Write make-pseudo/round-2 and report the tags whose class has no pixel left; nothing to do if it is current."""
-    step = run.begin(STEP, config, force=force)
+    step = on_first(lambda: run.begin(STEP, config, force=force))
     if step is None:
         return
     world = make_world(device=config.runtime.device, precision=config.runtime.precision)
@@ -40,16 +41,22 @@ def make_second_labels(run: Run, config: Config, *, force: bool) -> None:
     root, workers = Path(config.data.root), worker_count(config.runtime.workers)
     check_images(tagged, root)
     rule = soft_rule(config.second.crf, config.second.confidence, str(world.device), world.device.type)
-    todo = [sample for sample in tagged if not (step.path / f"{sample.id}.png").exists()]
+    mine = share(tagged)
+    todo = [sample for sample in mine if not (step.path / f"{sample.id}.png").exists()]
     crf = "" if rule.crf == "none" else f", dense CRF: {rule.backend}"
-    console.log(f"{STEP}: predictions of {len(todo)} photos, filtered by their tags{crf}")
+    console.log(f"{STEP}: predictions of {len(tagged)} photos, filtered by their tags{crf}")
     model = load_seg(run, config, world, step="train-seg")
-    with console.progress(f"{STEP} labels", total=len(tagged)) as bar:
-        bar.advance(len(tagged) - len(todo))
+    with console.progress(f"{STEP} labels", total=len(mine)) as bar:
+        bar.advance(len(mine) - len(todo))
         for _ in write_labels(_predicted(model, todo, step.path, config, world), rule, workers=workers):
             bar.advance(1)
-    about = _count_tags(tagged, step.path, classes.names, workers=workers)
-    run.commit(step, {**world.describe(), "photos": len(tagged), **about})
+    wait()
+
+    def commit() -> None:
+        about = _count_tags(tagged, step.path, classes.names, workers=workers)
+        run.commit(step, {**world.describe(), "photos": len(tagged), **about})
+
+    on_first(commit)
 
 
 def _predicted(model: DeepLab, samples: Sequence[Sample], folder: Path, config: Config, world: World) -> Iterator[SoftJob]:

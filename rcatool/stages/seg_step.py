@@ -11,6 +11,7 @@ from rcatool.data.labels import IGNORE
 from rcatool.models.average import WeightAverage
 from rcatool.models.deeplab import DeepLab
 from rcatool.models.seg_loss import corrected, seg_loss
+from rcatool.ranks import all_rows, total
 
 FEWEST_STEPS = 50  # before which it is no news that a network predicts background only
 LITTLE = 0.01  # share of the labels' foreground below which there is as good as none
@@ -46,7 +47,7 @@ class StepLoss:
         scalars: dict[str, Tensor] = {}
         if self.teacher is not None and started:
             taught = self._teach(images, label, photos)
-            scalars["corrected"] = (taught != label).sum() / (label != IGNORE).sum().clamp(min=1)
+            scalars["corrected"] = total((taught != label).sum()) / total((label != IGNORE).sum()).clamp(min=1)
             label = taught
         power = self.settings.gce_power if self.settings.noise == "gce" and started else 0.0
         weight = weights[0] if weights else None
@@ -64,15 +65,18 @@ class StepLoss:
 
     def _foreground(self, logits: Tensor, label: Tensor) -> Tensor:
         """Share of the cells that are predicted to be no background; counted beside the labels' share."""
-        predicted = (logits.argmax(dim=1) > 0).float().mean()
-        labelled = ((label != 0) & (label != IGNORE)).sum() / (label != IGNORE).sum().clamp(min=1)
+        seen = (logits.argmax(dim=1) > 0).float()
+        known = label != IGNORE
+        counts = [seen.sum(), seen.new_full((), seen.numel()), (known & (label != 0)).sum(), known.sum()]
+        objects, cells, foreground, pixels = total(torch.stack([count.double() for count in counts]))
+        predicted, labelled = (objects / cells).float(), (foreground / pixels.clamp(min=1)).float()
         self._shares = self._shares.to(predicted.device) + torch.stack([predicted, labelled])
         self._steps += 1
         return predicted
 
     def bad_photos(self) -> list[int]:
         """Numbers of the photos of the first recent batch whose loss was not finite."""
-        return next((photos.tolist() for loss, photos in self._recent if not bool(torch.isfinite(loss))), [])
+        return next((all_rows(photos).tolist() for loss, photos in self._recent if not bool(torch.isfinite(loss))), [])
 
     def is_background_only(self, *, finished: bool) -> bool:
         """Whether the network predicted as good as nothing but background in this epoch, where labels had more; early steps say nothing."""

@@ -20,6 +20,7 @@ from rcatool.errors import ConfigError, DataError
 from rcatool.metrics import confusion_matrix, scores
 from rcatool.models.deeplab import DeepLab
 from rcatool.pool import worker_count
+from rcatool.ranks import share, total
 from rcatool.world import World
 
 TUNE_PHOTOS = "a tune list (data.tune_list) or share (data.tune_fraction) of photos with masks at rca prepare"
@@ -64,15 +65,16 @@ def tune_miou(model: DeepLab, samples: Sequence[Sample], root: Path, num_classes
     Raises `DataError` for a mask that cannot be read, or where no pixel of any mask counts.
     """
     model.eval()
-    dataset = MultiScaleDataset(samples, root, scales=(1.0,), flip=False)
-    total = np.zeros((num_classes + 1, num_classes + 2), np.int64)
-    with console.progress("train-seg validation", total=len(samples)) as bar:
+    mine, counts = share(samples), np.zeros((num_classes + 1, num_classes + 2), np.int64)
+    dataset = MultiScaleDataset(mine, root, scales=(1.0,), flip=False)
+    with console.progress("train-seg validation", total=len(mine)) as bar:
         for index, views in view_loader(dataset, workers=min(2, worker_count(config.runtime.workers))):
-            sample = samples[index]
+            sample = mine[index]
             truth = read_mask(root / str(sample.mask), num_classes=num_classes, size=sample.size)
             found = infer_views(lambda images: model(images).float().softmax(dim=1), views, sample.size, world=world)
-            total += confusion_matrix(truth, found.argmax(dim=0).to(torch.uint8).cpu().numpy(), num_classes + 1)
+            counts += confusion_matrix(truth, found.argmax(dim=0).to(torch.uint8).cpu().numpy(), num_classes + 1)
             bar.advance(1)
-    if not total.any():
+    counts = total(torch.from_numpy(counts)).numpy()
+    if not counts.any():
         raise DataError("the masks of the tune photos have no pixel that counts", "--set seg.validate_every=0 --set seg.keep=last")
-    return scores(total).miou
+    return scores(counts).miou

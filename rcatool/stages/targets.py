@@ -19,6 +19,7 @@ from rcatool.data.labels import ClassInfo
 from rcatool.data.manifest import Sample, split
 from rcatool.metrics import sweep_edge, thresholds
 from rcatool.pool import parallel_map, worker_count
+from rcatool.ranks import collected, share
 from rcatool.run import Run, StepDir
 from rcatool.scorecard import intervals, protocol, report
 from rcatool.scoring import ScoreJob, score_cam
@@ -155,8 +156,9 @@ def score_jobs(scene: Scene, samples: Sequence[Sample], folder: Path, suffix: st
 
 def counted(scene: Scene, task: str, score: Callable[[ScoreJob], PhotoCounts], jobs: Sequence[ScoreJob]) -> Any:
     """Yield each job with its photo's counts."""
-    with console.progress(task, total=len(jobs)) as bar:
-        yield from zip(jobs, parallel_map(score, jobs, workers=worker_count(scene.config.runtime.workers), bar=bar.advance), strict=True)
+    mine, workers = share(jobs), worker_count(scene.config.runtime.workers)
+    with console.progress(task, total=len(mine)) as bar:
+        yield from zip(jobs, collected(parallel_map(score, mine, workers=workers, bar=bar.advance), len(jobs)), strict=True)
 
 
 def head(scene: Scene, part: str, tally: Tally | SweepTally, about: dict[str, Any]) -> dict[str, Any]:

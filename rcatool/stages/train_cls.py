@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +24,8 @@ from rcatool.errors import DataError
 from rcatool.metrics import mean_average_precision
 from rcatool.models.accumulator import AccumulationRule, AttentionAccumulator
 from rcatool.pool import worker_count
-from rcatool.run import Run
+from rcatool.ranks import on_first, share, total
+from rcatool.run import Run, StepDir
 from rcatool.stages.accumulated import ACCUMULATED, make_accumulator
 from rcatool.stages.cls_loss import Intake, StepState, step_loss
 from rcatool.stages.networks import (
@@ -60,7 +60,7 @@ class Training:
 
 def main(run: Run, config: Config, *, force: bool = False) -> None:
     """Train and write train-cls/final.pt, resuming from the last finished epoch; nothing to do if it is current."""
-    step = run.begin("train-cls", config, force=force)
+    step = on_first(lambda: run.begin("train-cls", config, force=force))
     if step is None:
         return
     world = make_world(device=config.runtime.device, precision=config.runtime.precision)
@@ -86,13 +86,22 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
         intake = _train_epoch(training, loader, epoch, log)
         val_map = validate(training.model, held_out, root, classes.num_classes, config=config, world=world)
         _log_epoch(training, log, epoch, val_map, intake)
-        save_training(step.path / "last.pt", training.model, training.optimizer, epoch + 1, extra=training.accumulator)
+        on_first(partial(_save, training, step, epoch + 1))
+    about = {"val_map": val_map} | ({"input": doubt} if doubt else {})
+    on_first(lambda: _finish(run, training, step, classes.names, about))
+
+
+def _save(training: Training, step: StepDir, epochs: int) -> None:
+    save_training(step.path / "last.pt", training.model, training.optimizer, epochs, extra=training.accumulator)
+
+
+def _finish(run: Run, training: Training, step: StepDir, names: Sequence[str], about: dict[str, Any]) -> None:
     check_finite("train-cls", training.model.state_dict())
-    final = {"model": training.model.state_dict(), "classes": list(classes.names), "fingerprint": step.fingerprint}
+    final = {"model": training.model.state_dict(), "classes": list(names), "fingerprint": step.fingerprint}
     save_state(step.path / "final.pt", final)
     if training.accumulator is not None:
         save_state(step.path / ACCUMULATED, training.accumulator.state_dict())
-    run.commit(step, {**world.describe(), "val_map": val_map, **({"input": doubt} if doubt else {})})
+    run.commit(step, {**training.world.describe(), **about})
     (step.path / "last.pt").unlink(missing_ok=True)
 
 
@@ -130,6 +139,8 @@ def _train_epoch(training: Training, loader: Any, epoch: int, log: TrainLog) -> 
     schedule = lr_schedule(config.cls, epoch, len(loader))
     with console.progress(f"train-cls epoch {epoch + 1}/{config.cls.epochs}", total=len(loader.dataset)) as bar:
         train_one_epoch(model, loss_fn, loader, training.optimizer, schedule=schedule, world=training.world, log=log, bar=bar)
+    if training.accumulator is not None:
+        training.accumulator.share()
     return intake
 
 
@@ -148,15 +159,16 @@ def validate(model: ClsNet, samples: Sequence[Sample], root: Path, num_classes: 
     if not samples:
         return None
     model.eval()
-    dataset = MultiScaleDataset(samples, root, scales=(1.0,), flip=False)
-    score = np.zeros((len(samples), num_classes), np.float32)
-    with console.progress("train-cls validation", total=len(samples)) as bar:
+    dataset = MultiScaleDataset(share(samples), root, scales=(1.0,), flip=False)
+    score = torch.zeros(len(samples), num_classes)
+    mine = share(score)  # rows of it
+    with console.progress("train-cls validation", total=len(dataset)) as bar:
         for index, views in view_loader(dataset, workers=min(2, worker_count(config.runtime.workers))):
             with world.autocast():
                 maps = model(views[0].to(world.device, memory_format=torch.channels_last))
-            score[index] = maps.final.float().mean(dim=(0, 2, 3)).cpu().numpy()
+            mine[index] = maps.final.float().mean(dim=(0, 2, 3)).cpu()
             bar.advance(1)
-    return mean_average_precision(score, tag_matrix(samples, num_classes).numpy())
+    return mean_average_precision(total(score).numpy(), tag_matrix(samples, num_classes).numpy())
 
 
 def _log_epoch(training: Training, log: TrainLog, epoch: int, val_map: float | None, intake: Intake) -> None:

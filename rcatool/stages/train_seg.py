@@ -8,6 +8,7 @@ tune with `seg.validate_every` above 0 (`seg_validation`).
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from rcatool.models.average import WeightAverage
 from rcatool.models.deeplab import DeepLab
 from rcatool.pool import worker_count
 from rcatool.pseudo import LabelRule
+from rcatool.ranks import on_first
 from rcatool.run import Run, StepDir
 from rcatool.stages.networks import (
     freeze_layers,
@@ -82,7 +84,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
 
 def train_round(run: Run, config: Config, *, name: str, labels: Path | None, force: bool) -> None:
     """Write final.pt of the step `name`, trained on a folder of labels (None: on masks), resuming from the last finished epoch."""
-    step = run.begin(name, config, force=force)
+    step = on_first(lambda: run.begin(name, config, force=force))
     if step is None:
         return
     world = make_world(device=config.runtime.device, precision=config.runtime.precision)
@@ -107,10 +109,7 @@ def train_round(run: Run, config: Config, *, name: str, labels: Path | None, for
     batches = EpochBatches(len(train), config.seg.batch_size, config.seed)
     loader = train_loader(dataset, batches, workers=worker_count(config.runtime.workers), pin=world.device.type == "cuda")
     _run_epochs(training, loader, batches, step, start)
-    about = _write_final(training, step)
-    run.commit(step, {**world.describe(), "photos": len(train), **about, **({"input": doubt} if doubt else {})})
-    for file in ("last.pt", "best.pt"):
-        (step.path / file).unlink(missing_ok=True)
+    on_first(lambda: _finish(run, training, step, doubt))
 
 
 def _run_epochs(training: Training, loader: Loader, batches: EpochBatches, step: StepDir, start: int) -> None:
@@ -132,7 +131,11 @@ def _run_epochs(training: Training, loader: Loader, batches: EpochBatches, step:
             )
         if training.held_out and ((epoch + 1) % config.seg.validate_every == 0 or epoch + 1 == epochs):
             told = _validate(training, log, epoch + 1, step.path / "best.pt")
-        save_training(step.path / "last.pt", training.model, training.optimizer, epoch + 1, extra=training.extra)
+        on_first(partial(_save, training, step, epoch + 1))
+
+
+def _save(training: Training, step: StepDir, epochs: int) -> None:
+    save_training(step.path / "last.pt", training.model, training.optimizer, epochs, extra=training.extra)
 
 
 def _train_epoch(training: Training, loader: Loader, loss_fn: StepLoss, epoch: int, *, log: TrainLog, told: str) -> None:
@@ -159,14 +162,14 @@ def _validate(training: Training, log: TrainLog, epoch: int, best: Path) -> str:
     root = Path(config.data.root)
     miou = tune_miou(model, training.held_out, root, training.classes.num_classes, config=config, world=training.world)
     if training.best.update(miou, epoch) and config.seg.keep == "best":
-        save_state(best, {"model": model.state_dict()})
+        on_first(lambda: save_state(best, {"model": model.state_dict()}))
     log.write(epoch=epoch, tune_miou=miou)
     console.log(f"{training.name}: epoch {epoch}/{config.seg.epochs} done, mIoU on {len(training.held_out)} tune photos {100 * miou:.1f}")
     return f" (tune {100 * miou:.1f})"
 
 
-def _write_final(training: Training, step: StepDir) -> dict[str, float | int]:
-    """Write final.pt, and return what the record says of it: which epoch's weights they are, and the score that chose them."""
+def _finish(run: Run, training: Training, step: StepDir, doubt: str) -> None:
+    """Write final.pt; the record says which epoch's weights they are, and the score that chose them."""
     settings, weights = training.config.seg, training.result.state_dict()
     about: dict[str, float | int] = {"epoch": settings.epochs}
     if settings.keep == "best":
@@ -175,7 +178,9 @@ def _write_final(training: Training, step: StepDir) -> dict[str, float | int]:
     check_finite(training.name, weights)
     final = {"model": weights, "classes": list(training.classes.names), "fingerprint": step.fingerprint}
     save_state(step.path / "final.pt", final | {"design": asdict(seg_design(settings))})
-    return about
+    run.commit(step, {**training.world.describe(), "photos": len(training.train), **about, **({"input": doubt} if doubt else {})})
+    for file in ("last.pt", "best.pt"):
+        (step.path / file).unlink(missing_ok=True)
 
 
 def _teacher(training: Training) -> Teacher | None:

@@ -1,0 +1,51 @@
+"""Modules that need torch are loaded here, when there is work for them, and what the machine lacks for them becomes a message."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+from rcatool.errors import SetupError
+
+# What to lower when a command runs out of memory.
+_LOWER = {
+    "prepare": "--set runtime.workers=1",
+    "train-cls": "a smaller cls.batch_size or cls.crop_size, or --set runtime.workers=1",
+    "import-cams": "--set runtime.workers=1",
+    "make-pseudo": "--set runtime.workers=1, or smaller cam.scales",
+    "train-seg": "a smaller seg.batch_size, seg.crop_size or second.scales, or --set runtime.workers=1",
+    "eval": "--set runtime.workers=1, or smaller eval.scales",
+    "bench": "a smaller batch_size or crop_size, such as --set cls.batch_size=4",
+    "predict": "a smaller --tile, such as 512",
+}
+_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "DataLoader worker (pid")
+
+
+@contextmanager
+def memory_watched(word: str) -> Iterator[None]:
+    """Turn running out of memory, of the machine or of the GPU, into a SetupError that says what to lower."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise SetupError(f"{word}: out of memory", f"try {_LOWER[word]}; then the same command resumes") from error
+
+
+def load(module: str) -> ModuleType:
+    """A module of rcatool that needs torch; SetupError where torch, or another library, does not load."""
+    try:
+        return importlib.import_module(f"rcatool.{module}")
+    except (ImportError, OSError, RuntimeError) as error:  # what torch and torchvision raise that are broken, or do not fit together
+        if isinstance(error, ImportError) and (error.name or "").startswith("rcatool"):
+            raise
+        word = module.rpartition(".")[2].replace("_", "-")
+        raise SetupError(f"{word}: a library does not load ({error})", "rca doctor says which, and what to do") from error
+
+
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    torch = sys.modules.get("torch")
+    if isinstance(error, (MemoryError, getattr(torch, "OutOfMemoryError", MemoryError))):
+        return True
+    return any(words in str(error) for words in _MEMORY_WORDS)
