@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from rcatool import config_io, console
 from rcatool.config import Config
 from rcatool.config_data import Data
-from rcatool.errors import SetupError
+from rcatool.errors import RcaError, SetupError
 from rcatool.outside import NO_FILES
 from rcatool.run import Run
 from rcatool.steps import Step, in_force, is_needed
@@ -62,6 +62,7 @@ def prepare(dataset: str, request: Request, assignments: Sequence[str], preset: 
         _call("prepare", run, _on_device(kept, request), force=request.force)
         # Only now: a data set that cannot be used must not replace the settings of a run that works.
         run.write_config(kept)
+        _report(run)
 
 
 def verify(request: Request) -> "Verified":
@@ -94,6 +95,7 @@ def run_stage(word: str, request: Request) -> None:
             return
         run.check_inputs(_steps_of(word, kept)[0].name, kept)  # before torch is loaded
         _call(word, run, _on_device(kept, request), force=request.force)
+        _report(run)
 
 
 def import_cams(request: Request, assignments: Sequence[str]) -> None:
@@ -106,6 +108,7 @@ def import_cams(request: Request, assignments: Sequence[str]) -> None:
         _call("import-cams", run, _on_device(kept, request), force=request.force)
         # Only now: files that cannot be used must not replace the settings of a run that works.
         run.write_config(kept)
+        _report(run)
 
 
 def run_all(request: Request) -> None:
@@ -122,6 +125,7 @@ def run_all(request: Request) -> None:
                 # Asked again each time: an earlier step that came out the same as before leaves the later ones current.
                 if is_needed(word, kept) and (request.force or _has_work(run, word, kept)):
                     _call(word, run, _on_device(kept, request), force=request.force)
+                    _report(run)
     console.log("everything is up to date" if idle else f"done: the results are in {run.root}")
 
 
@@ -199,6 +203,16 @@ def _call(word: str, run: Run, config: Config, *, force: bool) -> None:
     stage = load(f"stages.{word.replace('-', '_')}")
     with memory_watched(word):
         stage.main(run, config, force=force)
+
+
+def _report(run: Run) -> None:
+    """Write the run's page anew. What a step has made is not lost for a page that cannot be written."""
+    from rcatool.report import page
+
+    try:
+        page.write_report(run, run.read_config())
+    except RcaError as error:
+        console.warn(f"no report: {error.message}")
 
 
 @contextmanager
