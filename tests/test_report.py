@@ -109,9 +109,9 @@ def test_its_numbers_are_those_of_the_scores(undisturbed: TinyRun) -> None:
     rows = {row[0]: row for row in found.rows}
     for target, name in {"cam": "CAMs", "pseudo": "pseudo labels", "seg": "segmentation network"}.items():
         low, high = metrics[target]["interval"]["wrong"]
-        assert rows[name][1:3] == [f"{100 * metrics[target]['miou']:.1f}", f"{100 * low:.1f}-{100 * high:.1f}"] or target == "cam"
+        assert rows[name][1:3] == [f"{100 * metrics[target]['miou']:.1f}", f"{100 * low:.1f}–{100 * high:.1f}"] or target == "cam"
     for name, iou in metrics["seg"]["iou"].items():
-        expected = ["-" if metrics[t]["iou"][name] is None else f"{100 * metrics[t]['iou'][name]:.1f}" for t in ("cam", "pseudo", "seg")]
+        expected = ["-" if metrics[t]["iou"][name] is None else f"{100 * metrics[t]['iou'][name]:.1f}" for t in ("seg", "cam", "pseudo")]
         assert [row[2:] for row in found.rows if row[:2] == [name, ""]] == [expected], name
         assert iou is None or f'<i style="width:{100 * iou:.1f}%"></i>' in (undisturbed.path / "report.html").read_text()
     told = metrics["seg"]["protocol"]["ground_truth"]

@@ -98,7 +98,7 @@ def _y_axis(frame: _Frame, ticks: Sequence[float]) -> str:
 def _x_axis(frame: _Frame, name: str, *, whole: bool) -> str:
     """Numbers at nice places within the axis, whole ones only if its values are, and its name."""
     y, low, high = HEIGHT - BOTTOM, frame.x_low, frame.x_high
-    ticks = [tick for tick in nice_ticks(low, high) if low <= tick <= high and (not whole or tick.is_integer())] if high > low else [low]
+    ticks = [tick for tick in nice_ticks(low, high, 6) if low <= tick <= high and (not whole or tick.is_integer())] if high > low else [low]
     parts = [f'<text x="{frame.x(tick):.1f}" y="{y + 15}" text-anchor="middle">{number(tick)}</text>' for tick in ticks]
     middle = (LEFT + WIDTH - RIGHT) / 2
     return "".join(parts) + f'<text class="axis" x="{middle:.1f}" y="{HEIGHT - 4}" text-anchor="middle">{escape(name)}</text>'

@@ -1,5 +1,6 @@
 """RUN/report.html: one file with all of a run that is worth looking at. It opens from disk, and runs no script."""
 
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -37,9 +38,16 @@ def render(template: str, context: dict[str, Any]) -> bytes:
 @cache
 def _templates() -> jinja2.Environment:
     folder = Path(__file__).with_name("templates")
-    return jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    templates.filters["dashed"] = _dashed
+    return templates
+
+
+def _dashed(text: str) -> str:
+    """A number or a range in print: a minus sign before digits, a dash between them."""
+    return re.sub(r"(?<=\d)-(?=\d)", "–", re.sub(r"(?<!\S)-(?=[\d.])", "−", text))
 
 
 def report_context(run: Run, config: Config) -> dict[str, Any]:

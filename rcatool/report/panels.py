@@ -11,7 +11,7 @@ from PIL import Image
 
 from rcatool import cams
 from rcatool.config import Config
-from rcatool.data.labels import ClassInfo, class_to_mask, palette, read_classes, read_mask
+from rcatool.data.labels import IGNORE, ClassInfo, class_to_mask, palette, read_classes, read_mask
 from rcatool.data.manifest import Sample, read_manifest
 from rcatool.data.photos import read_image
 from rcatool.overlay import tinted
@@ -32,6 +32,8 @@ MAPS = ("cam", "refined")
 HEAT = np.array([(14, 16, 60), (88, 40, 130), (190, 62, 98), (245, 140, 50), (255, 240, 150)], np.float32)
 JPEG_QUALITY = 80
 SMALLEST_SHARE = 0.001  # of a photo's pixels: less is not named
+LARGE_SHARE = 0.1  # of a photo's pixels without a label: less, such as the ring around each object, is not in the legend
+SMALLEST = 200  # pixels of the long side: smaller photos are enlarged
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,9 @@ def open_album(run: Run, config: Config) -> Album:
 
 
 def draw_panels(album: Album, sample: Sample, *, long_side: int) -> list[Panel]:
-    """The panels that there are of a photo, each with `long_side` pixels at most. Raises DataError for a file that cannot be read."""
+    """The panels that there are of a photo, of `long_side` (SMALLEST or more) pixels at most. Raises DataError for an unreadable file."""
     pixels = read_image(album.root / sample.image)
-    scale = min(1.0, long_side / max(sample.size))
+    scale = min(long_side, max(SMALLEST, *sample.size)) / max(sample.size)
     size = (max(1, round(sample.size[1] * scale)), max(1, round(sample.size[0] * scale)))
     photo = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
     tags = ", ".join(album.classes.names[cls] for cls in sample.classes) or "none"
@@ -111,7 +113,8 @@ def _label_panel(album: Album, sample: Sample, path: Path, title: str, photo: np
     counts = np.bincount(mask.reshape(-1), minlength=256)
     order = [value for value in np.argsort(-counts, kind="stable").tolist() if counts[value] >= SMALLEST_SHARE * mask.size]
     shares = [f"{name_of(album, value)} {100 * counts[value] / mask.size:.0f} %" for value in order]
-    present = tuple(value for value in order if 0 < value < len(album.labels))
+    shown = {*range(1, len(album.labels)), *((IGNORE,) if counts[IGNORE] > LARGE_SHARE * mask.size else ())}
+    present = tuple(value for value in order if value in shown)
     return Panel(title, Image.fromarray(tinted(photo, small, colours())), ", ".join(shares), present)
 
 

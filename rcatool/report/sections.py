@@ -109,6 +109,7 @@ def class_rows(metrics: Mapping[str, Document]) -> dict[str, Any] | None:
     names = [name for name in _CLASSES_COMPARED if name in metrics]
     iou = metrics[target]["iou"]
     first = names[0] if names[0] != target else None
+    names = [target, *(name for name in names if name != target)]
     order = sorted(iou, key=lambda name: -1.0 if iou[name] is None else iou[name], reverse=True)
     rows = [
         {
@@ -132,7 +133,7 @@ def error_tables(metrics: Mapping[str, Document]) -> dict[str, Any] | None:
     pairs = [(p["truth"], p["taken_for"], percent(p["share"]), f"{p['pixels']:,}") for p in scores.get("confused", [])]
     told = scores.get("breakdown")
     lost = [] if told is None else [
-        (ERRORS["kinds"][kind].format(near=told["near"]), percent(each["share"]), signed(each["gain"]))
-        for kind, each in sorted(told["kinds"].items(), key=lambda item: -(item[1]["gain"] or 0)) if each["pixels"]
+        (words.format(near=told["near"]), percent(told["kinds"][kind]["share"]), signed(told["kinds"][kind]["gain"]))
+        for kind, words in ERRORS["kinds"].items() if told["kinds"][kind]["pixels"]
     ]  # fmt: skip
     return {"target": TARGETS[target], "pairs": pairs, "lost": lost, "scored": "confused" in scores}

@@ -11,12 +11,13 @@ from rcatool.config import Config
 from rcatool.data.manifest import Sample
 from rcatool.errors import DataError
 from rcatool.files import atomic_save
-from rcatool.overlay import GREY, INK, PAPER, with_legend
+from rcatool.overlay import INK, PAPER, with_legend
 from rcatool.report.panels import Album, Panel, colours, draw_panels, missing_panels, name_of, open_album, present_in
 from rcatool.run import Run
 
 LONG_SIDE = 400  # pixels of a panel
 GAP, TEXT = 8, 15  # pixels
+SOFT = (90, 90, 90)
 
 
 def show(run: Run, config: Config, photo_id: str, out: Path | None = None) -> tuple[Image.Image, Path]:
@@ -47,14 +48,13 @@ def find(album: Album, photo_id: str) -> Sample:
 
 def draw_strip(album: Album, sample: Sample, panels: Sequence[Panel]) -> Image.Image:
     """The panels in a row, RGB."""
-    font = ImageFont.load_default(TEXT)
-    top = 2 * GAP + TEXT
-    width = GAP + sum(panel.image.width + GAP for panel in panels)
-    row = Image.new("RGB", (width, top + panels[0].image.height + GAP), PAPER)
+    large, font = ImageFont.load_default(TEXT + 3), ImageFont.load_default(TEXT)
+    top = 4 * GAP + 2 * TEXT
+    row = Image.new("RGB", (GAP + sum(panel.image.width + GAP for panel in panels), top + panels[0].image.height + GAP), PAPER)
     pen, left = ImageDraw.Draw(row), GAP
-    for number, panel in enumerate(panels):
-        title = f"{sample.id} ({sample.split})" if number == 0 else panel.title
-        pen.text((left, GAP), _cut(pen, title, font, panel.image.width), INK if number == 0 else GREY, font)
+    pen.text((GAP, GAP), _cut(pen, f"{sample.id}  ({sample.split})", large, row.width - 2 * GAP), INK, large)
+    for panel in panels:
+        pen.text((left, top - TEXT - GAP), _cut(pen, panel.title, font, panel.image.width), SOFT, font)
         row.paste(panel.image, (left, top))
         left += panel.image.width + GAP
     table = colours()
