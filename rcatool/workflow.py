@@ -62,7 +62,7 @@ def prepare(dataset: str, request: Request, assignments: Sequence[str], preset: 
         _call("prepare", run, _on_device(kept, request), force=request.force)
         # Only now: a data set that cannot be used must not replace the settings of a run that works.
         run.write_config(kept)
-        _report(run)
+        _report(run, "prepare")
 
 
 def verify(request: Request) -> "Verified":
@@ -95,7 +95,7 @@ def run_stage(word: str, request: Request) -> None:
             return
         run.check_inputs(_steps_of(word, kept)[0].name, kept)  # before torch is loaded
         _call(word, run, _on_device(kept, request), force=request.force)
-        _report(run)
+        _report(run, word)
 
 
 def import_cams(request: Request, assignments: Sequence[str]) -> None:
@@ -108,7 +108,7 @@ def import_cams(request: Request, assignments: Sequence[str]) -> None:
         _call("import-cams", run, _on_device(kept, request), force=request.force)
         # Only now: files that cannot be used must not replace the settings of a run that works.
         run.write_config(kept)
-        _report(run)
+        _report(run, "import-cams")
 
 
 def run_all(request: Request) -> None:
@@ -125,7 +125,7 @@ def run_all(request: Request) -> None:
                 # Asked again each time: an earlier step that came out the same as before leaves the later ones current.
                 if is_needed(word, kept) and (request.force or _has_work(run, word, kept)):
                     _call(word, run, _on_device(kept, request), force=request.force)
-                    _report(run)
+                    _report(run, word)
     console.log("everything is up to date" if idle else f"done: the results are in {run.root}")
 
 
@@ -205,12 +205,15 @@ def _call(word: str, run: Run, config: Config, *, force: bool) -> None:
         stage.main(run, config, force=force)
 
 
-def _report(run: Run) -> None:
-    """Write the run's page anew. What a step has made is not lost for a page that cannot be written."""
+def _report(run: Run, word: str) -> None:
+    """Write the run's page anew after a command. What a step has made is not lost for a page that cannot be written.
+
+    Truth is shown only after the commands that read masks anyway: the others never open one.
+    """
     from rcatool.report import page
 
     try:
-        page.write_report(run, run.read_config())
+        page.write_report(run, run.read_config(), truth=word in ("prepare", "eval"))
     except RcaError as error:
         console.warn(f"no report: {error.message}")
 

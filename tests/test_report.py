@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -189,6 +190,20 @@ def test_broken_files_do_not_keep_the_page_from_being_written(rca: Rca, undistur
         (run / name).write_bytes(b"{")
         assert rca("report", "--run", run).code == 0
         assert name.rpartition("/")[2] in read(run).words[""]
+
+
+def test_a_step_that_reads_no_mask_shows_none(rca: Rca, undisturbed: TinyRun, tmp_path: Path) -> None:
+    run, data = undisturbed.copy(tmp_path / "run"), tmp_path / "data"
+    shutil.copytree(undisturbed.data, data)
+    for mask in (data / "SegmentationClassAug").iterdir():
+        mask.unlink()
+    assert rca("make-pseudo", "--run", run, *assign("pseudo.bg_threshold=0.45", f"data.root={data}")).code == 0
+    found = read(run)
+    titles = {str(image["alt"]).partition(" of ")[0] for image in found.all("img")}
+    assert titles == {"photo", "CAM", "pseudo label", "prediction"}
+    assert "This page" not in found.words[""]  # no mask was missed
+    assert rca("report", "--run", run).code == 0
+    assert "SegmentationClassAug" in read(run).words[""]
 
 
 def test_photo_scores_are_those_of_the_masks(undisturbed: TinyRun) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from rcatool import comparison, config_io, summary
 from rcatool.config import Config
 from rcatool.data.manifest import Sample
-from rcatool.errors import DataError
+from rcatool.errors import RcaError
 from rcatool.files import atomic_write
 from rcatool.report import facts, sections
 from rcatool.report.galleries import LONG_SIDE, Budget, Group, Strip, strip_of
@@ -119,7 +119,7 @@ def _strip(albums: list[Album], photo_id: str, change: float, target: str, budge
     """photo | A | B | truth of a photo; None where a file cannot be read, or the page is full."""
     try:
         panels = _panels(albums, albums[0].samples[photo_id], target)
-    except DataError as error:
+    except RcaError as error:
         budget.broken.append(error.message)
         return None
     strip = strip_of(albums[0], photo_id, panels, f"{signed(change)} points")

@@ -9,7 +9,7 @@ import numpy as np
 
 from rcatool import summary
 from rcatool.data.manifest import Sample, split
-from rcatool.errors import DataError
+from rcatool.errors import RcaError
 from rcatool.report.panels import Album, Panel, colours, data_uri, draw_panels, name_of, present_in
 from rcatool.report.photo_scores import RANDOM, SEED, choose, photo_miou
 from rcatool.score_tables import TARGETS, percent
@@ -68,7 +68,7 @@ def galleries(album: Album, tables: dict[str, PhotoTable], budget: Budget) -> li
     shown = {strip.photo_id for gallery in found for group in gallery.groups for strip in group.strips}
     if rest and (rest[0] == "tune" or not found):
         photos = _random(split(samples, rest[0]), shown)
-        about = f"Random {rest[0]} photos, on which every step that has run left its picture."
+        about = f"Random {rest[0]} photos, of which every step that has run has left a picture."
         found.append(Gallery("Step by step", about, [Group("random", list(_strips(album, photos, budget)))]))
     return [gallery for gallery in found if any(group.strips for group in gallery.groups)]
 
@@ -104,7 +104,7 @@ def _strips(album: Album, photos: Iterable[tuple[Sample, float | None]], budget:
     for sample, miou in photos:
         try:
             panels = draw_panels(album, sample, long_side=LONG_SIDE)
-        except DataError as error:
+        except RcaError as error:
             budget.broken.append(error.message)
             continue
         strip = strip_of(album, sample.id, panels, "" if miou is None else f"{percent(miou)} %")
@@ -135,7 +135,7 @@ def memory_picture(run: Path, made: Path, budget: Budget) -> dict[str, Any] | No
         return None
     try:
         picture = Image.fromarray(read_image(path))
-    except DataError as error:
+    except RcaError as error:
         budget.broken.append(error.message)
         return None
     for quality, share in ((80, 1.0), (65, 1.0), (65, 0.7), (60, 0.5)):

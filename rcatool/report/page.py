@@ -20,13 +20,15 @@ from rcatool.steps import STEPS
 NAME = "report.html"
 
 
-def write_report(run: Run, config: Config, out: Path | None = None) -> Path:
+def write_report(run: Run, config: Config, out: Path | None = None, *, truth: bool = True) -> Path:
     """Write a page (RUN/report.html) of what the run holds now, and return its path; a missing part says which command makes it.
+
+    truth: whether masks may be opened, to be shown beside what was made.
 
     Raises SetupError where it cannot be written. Files of the run that are broken are named on the page.
     """
     path = run.root / NAME if out is None else out
-    atomic_write(path, render("report.html", report_context(run, config)))
+    atomic_write(path, render("report.html", report_context(run, config, truth=truth)))
     return path
 
 
@@ -50,7 +52,7 @@ def _dashed(text: str) -> str:
     return re.sub(r"(?<=\d)-(?=\d)", "–", re.sub(r"(?<!\S)-(?=[\d.])", "−", text))
 
 
-def report_context(run: Run, config: Config) -> dict[str, Any]:
+def report_context(run: Run, config: Config, *, truth: bool = True) -> dict[str, Any]:
     """All that the page of a run says, by part; a part is None or empty where the run has nothing for it."""
     broken: list[str] = []
 
@@ -76,7 +78,7 @@ def report_context(run: Run, config: Config) -> dict[str, Any]:
         "errors": sections.error_tables(metrics),
         "memory": galleries.memory_picture(run.root, run.dir("train-cls") / "stage.json", budget),
         "has_memory": config.cls.method != "cam" and not config.cam.source,
-        "galleries": part(lambda: _galleries(run, config, budget), []),
+        "galleries": part(lambda: _galleries(run, config, budget, truth=truth), []),
         "splits": part(lambda: facts.photo_counts(summary.read_census(run)), []) if run.dir("prepare").is_dir() else [],
         "dataset": config.data.dataset,
         "warnings": facts.warnings_of(run),
@@ -94,8 +96,8 @@ def about(run: Run) -> dict[str, Any]:
     return {"name": run.root.resolve().name, "path": str(run.root), "made": results.now().replace("T", " ")[:16], "version": __version__}
 
 
-def _galleries(run: Run, config: Config, budget: galleries.Budget) -> list[galleries.Gallery]:
+def _galleries(run: Run, config: Config, budget: galleries.Budget, *, truth: bool) -> list[galleries.Gallery]:
     if not (run.dir("prepare") / "manifest.jsonl").is_file():
         return []
-    album = open_album(run, config)
+    album = open_album(run, config, truth=truth)
     return galleries.galleries(album, galleries.read_tables(album), budget)

@@ -38,12 +38,13 @@ SMALLEST = 200  # pixels of the long side: smaller photos are enlarged
 
 @dataclass(frozen=True)
 class Album:
-    """The photos of a run and where its files are."""
+    """The photos of a run and where its files are; masks are opened only with `truth`."""
 
     run: Run
     root: Path
     classes: ClassInfo
     samples: Mapping[str, Sample]
+    truth: bool = True
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -61,12 +62,12 @@ class Panel:
     present: tuple[int, ...] = ()
 
 
-def open_album(run: Run, config: Config) -> Album:
+def open_album(run: Run, config: Config, *, truth: bool = True) -> Album:
     """The photos of a prepared run. Raises DataError where the manifest or the class names are missing or broken."""
     folder = run.dir("prepare")
     classes = read_classes(folder / "classes.json")
     samples = read_manifest(folder / "manifest.jsonl", num_classes=classes.num_classes)
-    return Album(run, Path(config.data.root), classes, {sample.id: sample for sample in samples})
+    return Album(run, Path(config.data.root), classes, {sample.id: sample for sample in samples}, truth)
 
 
 def draw_panels(album: Album, sample: Sample, *, long_side: int) -> list[Panel]:
@@ -81,7 +82,7 @@ def draw_panels(album: Album, sample: Sample, *, long_side: int) -> list[Panel]:
         path = album.run.root / folder / f"{sample.id}{'.npz' if kind in MAPS else '.png'}"
         if path.is_file():
             found.append(_map_panel(album, sample, path, kind, photo) if kind in MAPS else _label_panel(album, sample, path, title, photo))
-    if sample.mask is not None:
+    if album.truth and sample.mask is not None:
         found.append(_label_panel(album, sample, album.root / sample.mask, "truth", photo))
     return found
 
