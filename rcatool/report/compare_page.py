@@ -103,7 +103,7 @@ def _changed_photos(a: Run, b: Run, configs: list[Config], target: str, budget: 
     gained = [index for index in order if change[index] > 0][:CHANGED]
     lost = [index for index in order[::-1] if change[index] < 0][:CHANGED]
     groups = []
-    for title, indices in (("better in B", gained), ("better in A", lost)):
+    for title, indices in (("Better in B", gained), ("Better in A", lost)):
         strips = [_strip(albums, tables[0].ids[index], float(change[index]), target, budget) for index in indices]
         groups.append(Group(title, [strip for strip in strips if strip is not None]))
     return groups
