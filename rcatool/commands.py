@@ -18,6 +18,7 @@ from rcatool import (
     inspect_commands,
     predict_commands,
     prepare_commands,
+    report_commands,
     score_commands,
     weights_command,
 )
@@ -39,6 +40,7 @@ export_app.command("network")(predict_commands.export_network)
 export_app.command("onnx")(predict_commands.export_onnx)
 app.add_typer(export_app, name="export")
 app.add_typer(score_commands.app)
+app.add_typer(report_commands.app)
 app.command("predict")(predict_commands.predict)
 app.command("bench")(bench_command.bench)
 app.command("import-cams")(cam_commands.import_cams)

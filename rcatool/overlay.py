@@ -23,15 +23,21 @@ def draw_overlay(
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC))
     labels = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-    table = np.zeros((256, 3), np.uint8)
-    table[: len(colours)] = colours
-    covered, tint = (labels > 0)[..., None], table[labels]
-    picture = np.where(covered, (small * (1 - TINT) + tint * TINT).astype(np.uint8), small)
-    picture = np.where(_outlines(labels, max(1, round(max(size) / 500)))[..., None], np.maximum(tint, 255 - (255 - tint) // 2), picture)
+    picture = tinted(small, labels, colours)
     counts = np.bincount(mask.reshape(-1), minlength=len(names))
     present = sorted((value for value in range(1, len(names)) if counts[value]), key=lambda value: -counts[value])
     entries = [(f"{names[value]}  {_percent(counts[value] / mask.size)}", colours[value]) for value in present]
-    return _with_legend(Image.fromarray(picture.astype(np.uint8)), entries or [("background only", None)])
+    return with_legend(Image.fromarray(picture), entries or [("background only", None)])
+
+
+def tinted(photo: np.ndarray, labels: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """A photo uint8 (H, W, 3) under its label map uint8 (H, W): classes tinted and outlined in their `colours`, background as it is."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(colours)] = colours
+    covered, tint = (labels > 0)[..., None], table[labels]
+    picture = np.where(covered, (photo * (1 - TINT) + tint * TINT).astype(np.uint8), photo)
+    outlines = _outlines(labels, max(1, round(max(labels.shape) / 500)))[..., None]
+    return np.where(outlines, np.maximum(tint, 255 - (255 - tint) // 2), picture).astype(np.uint8)
 
 
 def _outlines(labels: np.ndarray, thickness: int) -> np.ndarray:
@@ -46,7 +52,7 @@ def _outlines(labels: np.ndarray, thickness: int) -> np.ndarray:
     return found & (labels > 0)
 
 
-def _with_legend(picture: Image.Image, entries: Sequence[tuple[str, tuple[int, int, int] | None]]) -> Image.Image:
+def with_legend(picture: Image.Image, entries: Sequence[tuple[str, tuple[int, int, int] | None]]) -> Image.Image:
     """A strip below the picture: a swatch and a text for each entry, in as many rows as they need."""
     text = max(13, round(max(picture.size) / 50))
     font, row, gap = ImageFont.load_default(text), round(text * 1.7), text // 2

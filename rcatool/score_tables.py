@@ -17,10 +17,11 @@ TARGETS = {
     "cam": "CAMs", "refined": "refined CAMs", "pseudo": "pseudo labels", "seg_1": "network of round 1", "pseudo_2": "labels of round 2",
     "seg": "segmentation network",
 }  # fmt: skip
+SCORE_COLUMNS = ("target", "mIoU %", "95 %", "boundary", "list", "images", "threshold")
 PEERS = {"irn": "IRN", "eps": "EPS", "seam": "SEAM", "clip-es": "CLIP-ES"}
 _UNLABELLED = {"wrong": "miou", "background": "miou_unlabelled_as_background", "dropped": "miou_unlabelled_dropped"}
 _MOST_CONFUSIONS = 5
-_ERRORS = {
+ERRORS = {
     "kinds": {
         "confusion": "one class taken for another",
         "missed_object": "missed: the class is predicted nowhere in the photo",
@@ -48,19 +49,24 @@ def score_table(metrics: Mapping[str, Document]) -> "RenderableType":
 
     `oracle`: the best on the very masks that are scored; `tune`: the best on the tune photos, whose masks took no part in the score.
     """
+    title = "scores (with the 95 % bootstrap interval over photos, and boundary IoU %)"
+    return _table(title, SCORE_COLUMNS, score_rows(metrics), optional=("95 %", "boundary"))
+
+
+def score_rows(metrics: Mapping[str, Document]) -> list[list[str]]:
+    """The cells of `score_table`, of SCORE_COLUMNS."""
     rows = []
     for name, scores in metrics.items():
         rows.append(_score_row(name, scores, scores, "oracle" if scores.get("oracle") else ""))
         if "threshold_from_tune" in scores:
             rows.append(_score_row(name, scores, scores["threshold_from_tune"], "tune"))
-    columns = ("target", "mIoU %", "95 %", "boundary", "list", "images", "threshold")
-    return _table("scores (with the 95 % bootstrap interval over photos, and boundary IoU %)", columns, rows, optional=("95 %", "boundary"))
+    return rows
 
 
 def _score_row(target: str, measured: Document, scores: Document, chosen: str) -> list[str]:
     threshold = "" if scores.get("threshold") is None else f"{scores['threshold']:.2f}{f' ({chosen})' if chosen else ''}"
     return [
-        TARGETS.get(target, target), percent(scores["miou"]), _span(scores.get("interval", {}).get("wrong")),
+        TARGETS.get(target, target), percent(scores["miou"]), span(scores.get("interval", {}).get("wrong")),
         percent(scores["boundary"]["miou"]) if "boundary" in scores else "",
         str(measured.get("list", "")), str(measured.get("images", "")), threshold,
     ]  # fmt: skip
@@ -91,7 +97,7 @@ def breakdown_tables(metrics: Mapping[str, Document]) -> list["RenderableType"]:
     near = next(iter(told.values()))["near"]
     rows = [
         [words.format(near=near), *(_price(each[part][kind]) for each in told.values())]
-        for part, kinds in _ERRORS.items() for kind, words in kinds.items()
+        for part, kinds in ERRORS.items() for kind, words in kinds.items()
     ]  # fmt: skip
     names = next(iter(told.values()))["bands"]
     bands = [[f"{name} pixels", *(_banded(each["bands"][name]) for each in told.values())] for name in names]
@@ -103,7 +109,7 @@ def breakdown_tables(metrics: Mapping[str, Document]) -> list["RenderableType"]:
 
 
 def _price(told: Document) -> str:
-    return f"{percent(told['share'])}: {_signed(told['gain'])}"
+    return f"{percent(told['share'])}: {signed(told['gain'])}"
 
 
 def _banded(told: Document) -> str:
@@ -145,7 +151,7 @@ def _ratio_table(document: Document) -> "RenderableType":
 def _convention_table(document: Document) -> "RenderableType":
     bounds = document.get("interval", {})
     rules = {"wrong": "a predicted 255 is wrong", "background": "it counts as background", "dropped": "such pixels do not count"}
-    rows = [[f"255 {rule}", percent(document[key], 2), _span(bounds.get(rule)), rules[rule]] for rule, key in _UNLABELLED.items()]
+    rows = [[f"255 {rule}", percent(document[key], 2), span(bounds.get(rule)), rules[rule]] for rule, key in _UNLABELLED.items()]
     rows += [[PEERS[name], percent(told["miou"], 2), "", _rule(told)] for name, told in document["conventions"].items()]
     return _table("mIoU %", ("convention", "mIoU %", "95 % interval", "rule"), rows, optional=("95 % interval",))
 
@@ -178,9 +184,9 @@ def _protocol_block(document: Document) -> str:
 def pair_tables(document: Document, names: Sequence[str]) -> list["RenderableType"]:
     """The tables of a comparison: `document` has `a`, `b` (mIoU and IoU by class) and their `difference` b - a; `names` call them."""
     a, b, difference = document["a"], document["b"], document["difference"]
-    rows = [["mIoU", percent(a["miou"], 2), percent(b["miou"], 2), _signed(difference["miou"]), _change(difference["interval"])]]
+    rows = [["mIoU", percent(a["miou"], 2), percent(b["miou"], 2), signed(difference["miou"]), _change(difference["interval"])]]
     rows += [
-        [label, percent(a["iou"].get(label)), percent(b["iou"].get(label)), _signed(told["difference"]), _change(told["interval"])]
+        [label, percent(a["iou"].get(label)), percent(b["iou"].get(label)), signed(told["difference"]), _change(told["interval"])]
         for label, told in difference["iou"].items()
     ]
     bounds = difference["bootstrap"]
@@ -194,9 +200,9 @@ def pair_tables(document: Document, names: Sequence[str]) -> list["RenderableTyp
 def reference_tables(document: Document) -> list["RenderableType"]:
     """What `rca eval --reference` says: both networks, the share that ours reaches, and its interval, as mIoU and by class."""
     ours, theirs, ratio = document["seg"], document["reference"], document["ratio"]
-    rows = [["mIoU", percent(theirs["miou"], 2), percent(ours["miou"], 2), percent(ratio["miou"]), _span(ratio["interval"])]]
+    rows = [["mIoU", percent(theirs["miou"], 2), percent(ours["miou"], 2), percent(ratio["miou"]), span(ratio["interval"])]]
     rows += [
-        [name, percent(theirs["iou"][name]), percent(ours["iou"][name]), percent(told["ratio"]), _span(told["interval"])]
+        [name, percent(theirs["iou"][name]), percent(ours["iou"][name]), percent(told["ratio"]), span(told["interval"])]
         for name, told in ratio["iou"].items()
     ]
     bounds = ratio["bootstrap"]
@@ -213,15 +219,17 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
-def _signed(value: float | None) -> str:
+def signed(value: float | None) -> str:
+    """A difference of shares in points, `-` for None."""
     return "-" if value is None else f"{100 * value:+.2f}"
 
 
 def _change(bounds: Sequence[float] | None) -> str:
-    return "" if bounds is None else f"{_signed(bounds[0])} to {_signed(bounds[1])}"
+    return "" if bounds is None else f"{signed(bounds[0])} to {signed(bounds[1])}"
 
 
-def _span(bounds: Sequence[float] | None) -> str:
+def span(bounds: Sequence[float] | None) -> str:
+    """An interval of shares in percent, empty for None."""
     return "" if bounds is None else f"{percent(bounds[0])}-{percent(bounds[1])}"
 
 

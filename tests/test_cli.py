@@ -98,7 +98,7 @@ def test_help_names_every_command_and_loads_no_torch() -> None:
     code = f"import sys; from rcatool.cli import main; main(['--help']); print(sorted(set(sys.modules) & {slow}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    words = "prepare train-cls make-pseudo train-seg eval predict score compare run demo export inspect status doctor"
+    words = "prepare train-cls make-pseudo train-seg eval predict score compare run demo export inspect report show status doctor"
     for word in words.split():
         assert re.search(rf"\b{word}\b", done.stdout)
 
@@ -149,6 +149,8 @@ OPTIONS = {
     "predict": (SHARED - {"--set"}) | {"--out", "--model", "--scale", "--tile", "--overlap", "--overlay", "--json"},
     "inspect": set(),
     "inspect memory": {"--run", "--class", "--photos", "--out", "--force", "--device", "--quiet", "--debug"},
+    "report": {"--run", "--compare", "--out", "--force", "--quiet", "--debug"},
+    "show": {"--run", "--out", "--force", "--quiet", "--debug"},
     "status": {"--run", "--json", "--debug"},
     "doctor": {"--run", "--json", "--debug"},
     "convert-weights": {"--debug"},

@@ -40,7 +40,7 @@ LAYERS = {
         "__init__", "cli", "options", "commands", "prepare_commands", "coco_command", "cam_commands", "score_commands", "export_commands",
         "inspect_commands", "predict_commands", "weights_command", "bench_command", "workflow", "launch", "loading",
         "voc_archives", "summary", "score_tables", "mask_score",
-        "comparison", "reference", "doctor", "run_checks", "__main__",
+        "comparison", "reference", "doctor", "run_checks", "report_commands", "report/*", "__main__",
     ],
 }  # fmt: skip
 ORDER = list(LAYERS)
@@ -58,8 +58,10 @@ FORBIDDEN = {
 DOORS = {
     "typer": [
         "cli", "options", "commands", "prepare_commands", "coco_command", "cam_commands", "score_commands", "export_commands",
-        "inspect_commands", "predict_commands", "weights_command", "bench_command",
+        "inspect_commands", "predict_commands", "weights_command", "bench_command", "report_commands",
     ],
+    "jinja2": ["report/page"],
+    "markupsafe": ["report/chart"],
     "rich": ["console"],
     "yaml": ["yaml_text"],
     "pydensecrf": ["refine/crf"],
@@ -73,10 +75,12 @@ DOORS = {
 }
 
 EXPORT = [module for module in MODULES if module.startswith("export/")]
+REPORT = [module for module in MODULES if module.startswith("report/")]
 
 # Where torch may be loaded: not by what runs in worker processes, which have to start fast.
 WITHOUT_TORCH = [
-    *LAYERS["foundation"], *LAYERS["cli"], *EXPORT, "pseudo", "refine/crf", "refine/lattice", "refine/affinity_labels", "scoring", "cams",
+    *LAYERS["foundation"], *(name for name in LAYERS["cli"] if name != "report/*"), *EXPORT, *REPORT,
+    "pseudo", "refine/crf", "refine/lattice", "refine/affinity_labels", "scoring", "cams",
     "soft_labels", "breakdown", "label_weights", "overlay", "cam_files", "metrics", "tally", "scorecard",
     "stages/prepare", "stages/import_cams", "stages/sbd_masks", "stages/verify_data", "stages/voc_download",
 ]  # fmt: skip
