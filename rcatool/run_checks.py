@@ -18,6 +18,7 @@ from rcatool.run import Run
 _NETWORKS = ("train-cls", "train-seg", "train-seg-2")
 _FINITE = """
 import json
+from pathlib import Path
 from rcatool.checkpoint import load_state
 from rcatool.models.input_fit import not_finite
 print(json.dumps({{"wrong": not_finite(load_state(Path({path!r}))["model"])}}))

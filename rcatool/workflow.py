@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CAMS = "make-pseudo/cams"
 AFTER_PREPARE = ("train-cls", "make-pseudo", "train-seg", "eval")
 
+
 @dataclass(frozen=True)
 class Request:
     """The options that commands share."""
@@ -47,10 +48,12 @@ def prepare(dataset: str, request: Request, assignments: Sequence[str], preset: 
         assignments = [f"data.root={(run.root / 'shapes').absolute()}", *assignments]
     kept = _absolute(config_io.apply_settings(base, [f"data.dataset={dataset}", *assignments, *request.assignments]))
     with _writing(run):
+        before = run.record("prepare")
         _call("prepare", run, _on_device(kept, request), force=request.force)
         # Only now: a data set that cannot be used must not replace the settings of a run that works.
         run.write_config(kept)
-        _report(run, "prepare")
+        if run.record("prepare") != before:
+            _report(run, "prepare")
 
 
 def verify(request: Request) -> "Verified":

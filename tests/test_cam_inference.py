@@ -92,7 +92,7 @@ def test_photo_maps_peaks_at_one_for_each_tag() -> None:
         maps: Tensor = net(images)
         return torch.stack([maps[:, 0], torch.zeros_like(maps[:, 0])], dim=1)  # class 3 is seen nowhere
 
-    cam, columns = photo_maps(lambda images: [forward(images)], views, photo, settings=Cam(), world=WORLD)
+    cam, columns = photo_maps(lambda images: [forward(images)], views, photo, settings=Cam(region_rounds=0), world=WORLD)
     assert columns is None
     assert cam.shape == (2, 10, 12)
     assert cam.min() >= 0
@@ -104,11 +104,12 @@ def test_photo_maps_of_one_plain_view_is_the_normalised_map() -> None:
     with torch.inference_mode():
         expected = net(image)[0, :2]
     peak = expected.amax(dim=(1, 2), keepdim=True).clamp(min=1e-9)
-    settings = Cam(stride=STRIDE)
+    settings = Cam(stride=STRIDE, region_rounds=0)
     cam, _ = photo_maps(lambda images: [net(images)[:, :2]], [image], sample(40, 48, (0, 1)), settings=settings, world=WORLD)
     np.testing.assert_allclose(cam, (expected / peak).numpy(), rtol=1e-4)
 
 
 def test_a_cam_that_is_not_finite_is_refused() -> None:
+    settings = Cam(region_rounds=0)
     with pytest.raises(DataError, match="a.jpg: its CAM is not finite"):
-        photo_maps(lambda images: [images[:, :1] / 0], [randn(1, 3, 8, 8)], sample(8, 8, (0,)), settings=Cam(), world=WORLD)
+        photo_maps(lambda images: [images[:, :1] / 0], [randn(1, 3, 8, 8)], sample(8, 8, (0,)), settings=settings, world=WORLD)

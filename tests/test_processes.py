@@ -12,11 +12,12 @@ from rcatool.config import Config
 from rcatool.data.datasets import EpochBatches
 from rcatool.models.accumulator import AccumulationRule, AttentionAccumulator
 from rcatool.models.average import WeightAverage
+from rcatool.models.deeplab import build_seg
 from rcatool.ranks import average_gradients, collected, rank, share, share_of, size
 from rcatool.refine.affinity_loss import affinity_loss
 from rcatool.refine.pairs import half_plane_offsets
 from rcatool.stages.cls_loss import Intake, StepState, step_loss
-from rcatool.stages.networks import cls_network, freeze_layers, seg_network
+from rcatool.stages.networks import cls_network, freeze_layers, seg_design
 from rcatool.stages.seg_step import StepLoss, Teacher
 
 PROCESSES, PHOTOS, CLASSES, SIDE = 3, 8, 3, 32
@@ -90,7 +91,7 @@ def cls_case(config: Config) -> dict[str, Tensor]:
 
 def seg_case(config: Config) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    model = seg_network(config, CLASSES, pretrained=False).train()
+    model = build_seg(seg_design(config.seg), CLASSES).train()
     freeze_layers(model, config.seg)
     average = WeightAverage(model, 0.5)
     allowed = torch.cat([torch.ones(PHOTOS, 1, dtype=torch.bool), TAGS], dim=1)

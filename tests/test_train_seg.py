@@ -237,7 +237,7 @@ def test_the_average_of_the_weights_is_the_result(
     run, networks = tmp_path / "run", []
     states: list[dict[str, Tensor]] = []
     shutil.copytree(tuned.path, run)
-    build, step = train_seg.seg_network, torch.optim.SGD.step
+    build, step = train_seg.pretrained_seg, torch.optim.SGD.step
 
     def building(*arguments: Any, **options: Any) -> nn.Module:
         networks.append(build(*arguments, **options))
@@ -251,7 +251,7 @@ def test_the_average_of_the_weights_is_the_result(
         step(self, *arguments)
         states.append({name: value.clone() for name, value in networks[-1].state_dict().items()})
 
-    monkeypatch.setattr(train_seg, "seg_network", building)
+    monkeypatch.setattr(train_seg, "pretrained_seg", building)
     monkeypatch.setattr(torch.optim.SGD, "step", stepping)
     assert rca("train-seg", "--run", run, *assign("seg.ema=0.3")).code == 0
     assert len(states) == 1 + 3 * 4

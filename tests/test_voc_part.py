@@ -92,7 +92,7 @@ def test_the_pipeline_with_pretrained_weights_and_crf(rca: Rca, voc_part: Path, 
     metrics = json.loads((run / "eval" / "metrics.json").read_text())
     assert [(scores["list"], scores["images"]) for scores in metrics.values()] == [("train", 4), ("train", 4), ("val", 2)]
     assert all(0 < scores["miou"] <= 1 for scores in metrics.values())
-    assert metrics["pseudo"]["protocol"]["pseudo"]["crf"] == "seed"
+    assert metrics["pseudo"]["protocol"]["pseudo"]["crf"] == "irn"
 
 
 def few_photos(voc_part: Path, root: Path) -> Path:

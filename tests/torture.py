@@ -23,7 +23,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG = REPOSITORY / "tests" / "tiny.yaml"
-NO_RESULTS = {"stage.json", "log.jsonl", "last.pt", "best.pt", "run.log", ".lock", "config.yaml"}
+NO_RESULTS = {"stage.json", "log.jsonl", "last.pt", "best.pt", "run.log", "report.html", ".lock", "config.yaml"}
 PER_PHOTO = {"cams", "labels", "refined", "predictions", "predictions-1", "round-2"}
 SIGNALS = (signal.SIGKILL,) * 7 + (signal.SIGTERM, signal.SIGINT, signal.SIGINT)
 LONGEST = 300.0  # seconds after which a command hangs

@@ -23,6 +23,7 @@ from rcatool.data.datasets import ClsDataset, EpochBatches, Loader, MultiScaleDa
 from rcatool.data.labels import write_mask
 from rcatool.data.manifest import split
 from rcatool.errors import DataError
+from rcatool.models.deeplab import build_seg
 from rcatool.pseudo import LabelJob, make_label
 from rcatool.run import Run
 from rcatool.scoring import count_labels
@@ -30,7 +31,7 @@ from rcatool.stages import make_pseudo
 from rcatool.stages.bench_rows import Bench, extrapolate, timed
 from rcatool.stages.cls_loss import Intake, StepState, step_loss
 from rcatool.stages.eval import segment
-from rcatool.stages.networks import cls_network, make_optimizer, read_data, seg_network, tag_matrix, variation
+from rcatool.stages.networks import cls_network, make_optimizer, read_data, seg_design, tag_matrix, variation
 from rcatool.stages.seg_step import StepLoss
 from rcatool.throughput import Waiting, matrix_rate, synchronise
 from rcatool.world import World, make_world
@@ -96,7 +97,7 @@ def _train_cls(bench: Bench) -> None:
 
 def _train_seg(bench: Bench) -> None:
     settings = bench.config.seg
-    model = bench.world.place(seg_network(bench.config, bench.num_classes, pretrained=False)).train()
+    model = bench.world.place(build_seg(seg_design(bench.config.seg), bench.num_classes)).train()
     loss_fn = StepLoss(model, settings.model_copy(update={"noise": "none"}), None, window=1)
     labels = bench.folder / "labels"
     done = [sample for sample in bench.train if (labels / f"{sample.id}.png").exists()]
@@ -180,7 +181,7 @@ def _labels(bench: Bench) -> None:
 
 def _predict(bench: Bench) -> None:
     settings = bench.config.eval
-    model = bench.world.place(seg_network(bench.config, bench.num_classes, pretrained=False)).eval()
+    model = bench.world.place(build_seg(seg_design(bench.config.seg), bench.num_classes)).eval()
     dataset = MultiScaleDataset(bench.val, bench.root, scales=settings.scales, flip=settings.flip)
 
     def work() -> Iterator[int]:

@@ -99,8 +99,8 @@ def train_round(run: Run, config: Config, *, name: str, labels: Path | None, for
     _check_labels(dataset, name)
     torch.manual_seed(config.seed)  # the head's initial values; in training, only dropout draws from this generator
     model = pretrained_seg(run, config, classes.num_classes, world)
-    average = WeightAverage(model, config.seg.ema) if config.seg.ema > 0 else None
     optimizer = make_optimizer(model, config.seg)
+    average = WeightAverage(model, config.seg.ema) if config.seg.ema > 0 else None
     training = Training(name, config, classes, world, train, held_out, model, optimizer, average, Best())
     doubt = "" if config.seg.weights in ("none", "train-cls") else check_input(name, model.backbone, train, root, world)
     start = resume_training(step.path / "last.pt", training.model, training.optimizer, extra=training.extra)
