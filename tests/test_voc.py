@@ -70,6 +70,11 @@ def test_a_list_in_root_wins_over_the_packaged_one(base: Path) -> None:
     own = voc.find(base, lists={"train": "train"})
     assert [sample.id for sample in own.samples] == ["2007_000032"]
     assert "packaged" not in own.notes[0]
+    assert "official train has 1464, 1 of them are in this list" in own.warnings[0]
+
+
+def test_lists_of_other_data_are_not_measured_against_the_official_ones(base: Path) -> None:
+    assert voc.find(base, lists={"train": "train", "val": "val"}).warnings == ()
 
 
 def test_lists_with_more_columns_paths_and_windows_line_ends(base: Path) -> None:

@@ -97,13 +97,13 @@ def _read_lists(base: Path, lists: Mapping[str, str]) -> tuple[dict[str, str], l
 
 
 def _unofficial(path: Path, found: list[str]) -> list[str]:
-    """Return a line about a list of ROOT that has the name of an official one and other photos."""
+    """Return a line about a list of ROOT that has the name of an official one and some of its photos; with none it is other data."""
     packaged = PACKAGED_LISTS / path.name
     if path == packaged or not packaged.is_file():
         return []
     official = set(_read_list(packaged))
     shared = len(official.intersection(found))
-    if shared == len(found) == len(official):
+    if shared == 0 or shared == len(found) == len(official):
         return []
     counts = f"{len(found)} photos; VOC's official {path.stem} has {len(official)}, {shared} of them are in this list"
     return [f"{path}: {counts}, so scores compare with no published ones"]
