@@ -48,11 +48,12 @@ def prepare(dataset: str, request: Request, assignments: Sequence[str], preset: 
         assignments = [f"data.root={(run.root / 'shapes').absolute()}", *assignments]
     kept = _absolute(config_io.apply_settings(base, [f"data.dataset={dataset}", *assignments, *request.assignments]))
     with _writing(run):
-        before = run.record("prepare")
+        record = run.dir("prepare") / "stage.json"
+        before = record.read_bytes() if record.exists() else None  # as bytes: a record that is broken is made anew
         _call("prepare", run, _on_device(kept, request), force=request.force)
         # Only now: a data set that cannot be used must not replace the settings of a run that works.
         run.write_config(kept)
-        if run.record("prepare") != before:
+        if record.read_bytes() != before:
             _report(run, "prepare")
 
 
