@@ -6,8 +6,9 @@
 Every arm is a run of its own (`rca prepare`, `rca train-cls` with the settings below). Then the CAMs of its train photos and of the tune
 photos are scored in memory at every threshold, as `rca eval` does with files: at photo scale 1 with its mirror image, the exported map
 as it is ("cam") and, with the table `parts`, redrawn by two rounds of region maps from the photo's own regions ("own") and the same with
-the region memory of 32 training photos per class ("memory"). The table `designs` is for a short list of photos (train_mini). The result
-of an arm and seed is kept in WORK, so that a second call goes on where the first stopped, and `--share I/N` lets N processes divide the work.
+the region memory of 32 training photos per class ("memory"). The table `designs` is for a short list of photos (train_mini), `rates` for the
+tune photos only. The result of an arm and seed is kept in WORK, so that a second call goes on where the first stopped, and `--share I/N`
+lets N processes divide the work.
 OUT/ablation-<table>-<list>.json holds every value, mean and sample deviation.
 """
 
@@ -48,7 +49,9 @@ SCHEDULES = {
 }
 LEVELS = thresholds(0.02)
 CAM = Cam(scales=(1.0,), flip=True, region_rounds=2, region_memory=32)
-KINDS = {"parts": ("cam", "own", "memory"), "designs": ("cam",)}
+SCHEDULES["rates"] = SCHEDULES["parts"]
+KINDS = {"parts": ("cam", "own", "memory"), "designs": ("cam",), "rates": ("cam",)}
+SCORED = {"parts": ("tune", "train"), "designs": ("tune", "train"), "rates": ("tune",)}
 
 # Settled on the tune photos (docs/log.md): more weight costs maps, less is not felt.
 CONTRAST = {"memory.contrast_weight": "0.02", "memory.projection": "128"}
@@ -66,6 +69,11 @@ TABLES: dict[str, dict[str, dict[str, str]]] = {
         "contrast": {**CONTRAST, "memory.prototypes": "0"},
         "aggregation": {"memory.contrast_weight": "0"},
         "both": CONTRAST,
+    },
+    "rates": {  # is the plain CAM trained as well as it can be?
+        "plain": {"cls.method": "cam"},
+        "lr-0.002": {"cls.method": "cam", "cls.lr": "0.002"},
+        "epochs-12": {"cls.method": "cam", "cls.epochs": "12"},
     },
     "designs": {
         "plain": {"cls.method": "cam"},
@@ -147,7 +155,7 @@ def _measure(arm: str, seed: int, settings: dict[str, str], options: Options) ->
     config = Run(run).read_config()
     world = make_world(device=config.runtime.device, precision=config.runtime.precision)
     model = load_cls(Run(run), config, world)
-    samples = {part: split(read_data(Run(run))[1], part) for part in ("tune", "train")}
+    samples = {part: split(read_data(Run(run))[1], part) for part in ("tune", "train") if part in SCORED[options.table]}
     lines = [json.loads(line) for line in (run / "train-cls" / "log.jsonl").read_text().splitlines()]
     parts = _score(_Look(model, options.data.resolve(), world, KINDS[options.table]), samples, config.seed, run / "regions.bank")
     return {
@@ -225,7 +233,7 @@ def _write_table(found: dict[tuple[str, int], dict[str, Any]], options: Options)
                 "deviation": round(statistics.stdev(one[part][kind]["miou"] for one in each), 2) if len(each) > 1 else None,
                 "thresholds": [one[part][kind]["threshold"] for one in each],
             }
-            for part in ("train", "tune") for kind in KINDS[options.table]
+            for part in SCORED[options.table] for kind in KINDS[options.table]
         } | {"seeds": [one["seed"] for one in each], "settings": each[0]["settings"], "tune_map": [one["tune_map"] for one in each]}  # fmt: skip
     document = {
         "what": f"VOC-part, best-threshold mIoU of CAMs in percent over the list {options.train_list} and over tune, by seed",
