@@ -19,18 +19,26 @@ _LOWER = {
     "bench": "a smaller batch_size or crop_size, such as --set cls.batch_size=4",
     "predict": "a smaller --tile, such as 512",
 }
-_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "DataLoader worker (pid")
+_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "CUDA out of memory")
+_LOST_WORDS = "DataLoader worker (pid"  # ... is killed by signal, or: exited unexpectedly
+_UNREPEATABLE = " does not have a deterministic implementation"
 
 
 @contextmanager
-def memory_watched(word: str) -> Iterator[None]:
-    """Turn running out of memory, of the machine or of the GPU, into a SetupError that says what to lower."""
+def limits_watched(word: str) -> Iterator[None]:
+    """Turn what a machine cannot do into a SetupError that says what to change: memory, a process that is gone, determinism."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        raise SetupError(f"{word}: out of memory", f"try {_LOWER[word]}; then the same command resumes") from error
+        lower = f"try {_LOWER[word]}; then the same command resumes"
+        if _is_out_of_memory(error):
+            raise SetupError(f"{word}: out of memory", lower) from error
+        if _LOST_WORDS in str(error):
+            raise SetupError(f"{word}: a process that reads photos died (out of memory?)", lower) from error
+        if _UNREPEATABLE in str(error):
+            what = str(error).partition(_UNREPEATABLE)[0]
+            raise SetupError(f"{word}: {what} has no deterministic kind on this device", "--set runtime.deterministic=false") from error
+        raise
 
 
 def load(module: str) -> ModuleType:

@@ -257,6 +257,16 @@ def test_an_interrupted_step_resumes_where_it_was(run: Run) -> None:
     assert sorted(path.name for path in second.path.iterdir()) == ["a.txt", "stage.json"]
 
 
+def test_half_a_record_is_no_output_to_keep(run: Run) -> None:
+    """Killed while it wrote the first record of a step: nothing is put aside, and nothing is left."""
+    make(run, "prepare", Config())
+    run.dir("train-cls").mkdir()
+    (run.dir("train-cls") / "stage.json.4000000.tmp").write_text("{")
+    make(run, "train-cls", Config())
+    assert not (run.root / "old").exists()
+    assert not list(run.root.rglob("*.tmp"))
+
+
 @pytest.mark.parametrize(("assignment", "force"), [("cls.lr=1", False), ("runtime.workers=1", True)])
 def test_unfinished_output_of_other_settings_is_discarded(run: Run, assignment: str, force: bool) -> None:
     make(run, "prepare", Config())
