@@ -1,6 +1,7 @@
 """Modules that need torch are loaded here, when there is work for them, and what the machine lacks for them becomes a message."""
 
 import importlib
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ def limits_watched(word: str) -> Iterator[None]:
         if _is_out_of_memory(error):
             raise SetupError(f"{word}: out of memory", lower) from error
         if _LOST_WORDS in str(error):
+            # torch raises this from a handler of signals, and would again for each further process that ends, wherever we are then.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             raise SetupError(f"{word}: a process that reads photos died (out of memory?)", lower) from error
         if _UNREPEATABLE in str(error):
             what = str(error).partition(_UNREPEATABLE)[0]
