@@ -20,7 +20,7 @@ _LOWER = {
     "bench": "a smaller batch_size or crop_size, such as --set cls.batch_size=4",
     "predict": "a smaller --tile, such as 512",
 }
-_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "CUDA out of memory")
+_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "Caught MemoryError in DataLoader")
 _LOST_WORDS = "DataLoader worker (pid"  # ... is killed by signal, or: exited unexpectedly
 _UNREPEATABLE = " does not have a deterministic implementation"
 
@@ -31,12 +31,12 @@ def limits_watched(word: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        # torch watches its processes by a handler of signals that raises an error, which could come in the middle of our message.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         lower = f"try {_LOWER[word]}; then the same command resumes"
         if _is_out_of_memory(error):
             raise SetupError(f"{word}: out of memory", lower) from error
         if _LOST_WORDS in str(error):
-            # torch raises this from a handler of signals, and would again for each further process that ends, wherever we are then.
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             raise SetupError(f"{word}: a process that reads photos died (out of memory?)", lower) from error
         if _UNREPEATABLE in str(error):
             what = str(error).partition(_UNREPEATABLE)[0]
