@@ -96,7 +96,8 @@ def main() -> int:
     masks = [int(np.asarray(Image.open(path)).max()) for path in sorted(few.rglob("*.png"))[:50]]
     grown = [one["command"] for one in found if one["samples"] > LONG and one["rss_mib"][1] > one["rss_mib"][0] * (1 + options.most_growth)]
     leaks = [one["command"] for one in found if one["open_files"][1] > one["open_files"][0] + 2 or one["shared_memory_left"] > 0]
-    document = {"steps": options.steps, "photos": options.photos, "workers": options.workers, "commands": found, "log_bytes": logs, "classes_predicted": max(masks)}
+    asked = {name: getattr(options, name) for name in ("steps", "photos", "workers")}
+    document = asked | {"commands": found, "log_bytes": logs, "classes_predicted": max(masks)}
     for one in found:
         print(json.dumps(one))
     print(f"logs: {json.dumps(logs)}; grown: {grown}; leaks: {leaks}")

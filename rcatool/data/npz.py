@@ -11,11 +11,11 @@ import numpy as np
 from rcatool.files import plain
 
 MAX_BYTES = 2**30  # ten maps of a photo of 24 megapixels, in single precision
-# What reading a broken archive raises: RuntimeError for its odd flags, TypeError for a plain array, MemoryError for a huge shape, the
-# errors of Python's parser for the description of an array.
+# What reading a broken archive raises: RuntimeError for its odd flags, TypeError for a plain array, MemoryError for a huge shape and
+# OverflowError for one that no computer could hold, the errors of Python's parser for the description of an array.
 BROKEN = (
-    OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, MemoryError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile,
-    zlib.error,
+    OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, MemoryError, OverflowError, SyntaxError, tokenize.TokenError,
+    zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 
