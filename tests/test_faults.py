@@ -102,7 +102,8 @@ def processes_of_photos(fault: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"), [("killed", r"a process that reads photos died \(out of memory\?\)"), ("starved", "(out of memory|a process that reads photos died)")]
+    ("fault", "message"),
+    [("killed", r"a process that reads photos died \(out of memory\?\)"), ("starved", "(out of memory|a process that reads photos died)")],
 )
 def test_processes_that_read_photos(undisturbed: TinyRun, fault: str, message: str) -> None:
     """Both are killed, or have a limit of memory that the kernel enforces: a line, and the same command goes on."""
@@ -215,8 +216,9 @@ def test_two_commands_on_one_run(rca: Rca, undisturbed: TinyRun) -> None:
             time.sleep(0.01)
         refused = [rca(*line.split()) for line in ("train-cls --set cls.lr=1", "eval --force", "prepare shapes --force")]
         assert first.wait(120) == 0
+    hint = f"wait until it is done, or stop it: kill {first.pid}"
     for answer in refused:
-        check_answer(answer, Case("", (), "", 4, f"run: in use by process {first.pid}", f"wait until it is done, or stop it: kill {first.pid}"))
+        check_answer(answer, Case("", (), "", 4, f"run: in use by process {first.pid}", hint))
     assert results(RUN) == results(undisturbed.path)
 
 

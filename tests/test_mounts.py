@@ -124,7 +124,8 @@ def with_a_run_that_cannot_be_written(run: str) -> None:
     mount("-o", "remount,ro", str(disk))
     there = ["--run", disk / "run"]
     quiet = [rca("status", *there), rca("run", *there), rca("train-seg", *there)]
-    refused = [rca(*words, *there) for words in (["eval", "--force"], ["run", "--set", "seed=1"], ["report"], ["prepare", "shapes", "--force"])]
+    writing = (["eval", "--force"], ["run", "--set", "seed=1"], ["report"], ["prepare", "shapes", "--force"])
+    refused = [rca(*words, *there) for words in writing]
     same = contents(disk) == before
     mount("-o", "remount,rw", str(disk))
     again = rca("eval", "--force", *there)
