@@ -168,7 +168,7 @@ def _is_digest(value: object) -> bool:
 
 
 def _is_relative(value: object) -> bool:
-    if not isinstance(value, str) or not value or "\0" in value:
-        return False
+    if not isinstance(value, str) or not value or "\0" in value or value.encode(errors="ignore").decode() != value:
+        return False  # no path: a NUL, or half of a letter, which no file system takes
     path = PurePosixPath(value)
     return not path.is_absolute() and ".." not in path.parts
