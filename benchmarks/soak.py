@@ -68,6 +68,20 @@ def watch(words: list[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def largest(run: Path) -> dict[str, float]:
+    """The largest absolute value of each network: of its weights, running statistics and memory; infinite where one is not finite."""
+    from rcatool.checkpoint import load_state
+
+    found = {}
+    for word in ("train-cls", "train-seg"):
+        state = load_state(run / word / "final.pt")["model"]
+        for name, values in state.items():
+            kind = f"{word} memory" if name.startswith("memory.") else f"{word} running" if "running" in name else f"{word} weights"
+            if values.is_floating_point() and values.numel():
+                found[kind] = max(found.get(kind, 0.0), float(values.abs().max().nan_to_num(float("inf"))))
+    return found
+
+
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -92,18 +106,19 @@ def main() -> int:
         found.append(watch([word, "--run", str(run)]))
     found.append(watch(["export", "network", "--run", str(run), "--out", str(work / "network.safetensors")]))
     found.append(watch(["predict", str(work / "data" / "JPEGImages"), "--model", str(work / "network.safetensors"), "--out", str(few)]))
-    logs = {str(path.relative_to(work)): path.stat().st_size for path in sorted(work.rglob("*.log*")) if path.is_file()}
+    logs = {str(path.relative_to(work)): path.stat().st_size for path in sorted(work.rglob("*log*")) if path.is_file()}
     masks = [int(np.asarray(Image.open(path)).max()) for path in sorted(few.rglob("*.png"))[:50]]
     grown = [one["command"] for one in found if one["samples"] > LONG and one["rss_mib"][1] > one["rss_mib"][0] * (1 + options.most_growth)]
     leaks = [one["command"] for one in found if one["open_files"][1] > one["open_files"][0] + 2 or one["shared_memory_left"] > 0]
     asked = {name: getattr(options, name) for name in ("steps", "photos", "workers")}
-    document = asked | {"commands": found, "log_bytes": logs, "classes_predicted": max(masks)}
+    values = largest(run)
+    document = asked | {"commands": found, "log_bytes": logs, "largest": values, "classes_predicted": max(masks)}
     for one in found:
         print(json.dumps(one))
-    print(f"logs: {json.dumps(logs)}; grown: {grown}; leaks: {leaks}")
+    print(f"logs: {json.dumps(logs)}; largest values: {json.dumps(values)}; grown: {grown}; leaks: {leaks}")
     if options.out:
         options.out.write_text(json.dumps(document, indent=1) + "\n")
-    return 1 if grown or leaks else 0
+    return 1 if grown or leaks or max(values.values()) == float("inf") else 0
 
 
 if __name__ == "__main__":
