@@ -55,7 +55,7 @@ def _measure(run: Path | None, assignments: list[str], device: str | None, folde
     config = config_io.apply_settings(config, assignments + ([] if device is None else [f"runtime.device={device}"]))
     here.require("prepare", config, by="bench")
     stage = loading.load("stages.bench")
-    with loading.memory_watched("bench"):
+    with loading.limits_watched("bench"):
         document: dict[str, Any] = stage.main(here, config, folder, seconds=seconds)
     return document | {"photos": "made" if run is None else str(run)}
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rcatool.errors import DataError
-from rcatool.files import atomic_save
+from rcatool.files import atomic_save, plain
 
 # What torch's restricted unpickler raises on a broken or foreign file; the odd ones come from flipped bytes.
 _BROKEN = (
@@ -32,7 +32,7 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about files of other programs, which are read or refused all the same
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(plain(path), map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except OSError as error:

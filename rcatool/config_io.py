@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from rcatool import yaml_text
 from rcatool.config import Config
 from rcatool.errors import ConfigError
+from rcatool.files import plain
 from rcatool.yaml_text import Entry
 
 _LARGEST_FILE = 1 << 20  # bytes
@@ -46,7 +47,7 @@ def get(config: Config, dotted: str) -> Any:
 def read_config(path: Path, base: Config | None = None) -> Config:
     """The settings of a YAML file on top of `base` (None: the defaults). Raises ConfigError."""
     try:
-        with open(path, "rb") as handle:
+        with open(plain(path), "rb") as handle:
             content = handle.read(_LARGEST_FILE + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -84,10 +85,18 @@ def write_error(path: str | Path, cause: OSError) -> SetupError:
     return SetupError(f"{path}: cannot be written ({cause.strerror or cause})", hint)
 
 
+def plain(path: Path) -> Path:
+    """`path`, for opening; OSError where it leads to a pipe, a socket or a device, which a reader may wait for for ever."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a folder is refused by opening it
+        raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
+    return path
+
+
 def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content. Raises DataError naming the file if it cannot be read."""
     try:
-        with open(path, "rb") as handle:
+        with open(plain(path), "rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -112,7 +121,7 @@ def is_path_safe(name: str) -> bool:
 def read_json(path: Path, what: str) -> Any:
     """The content of a JSON file; `what` says in an error what the file is. Raises DataError naming the file."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(plain(path).read_bytes())
     except FileNotFoundError as error:
         raise DataError(f"{path}: missing ({what})") from error
     except OSError as error:

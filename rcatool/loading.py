@@ -1,6 +1,7 @@
 """Modules that need torch are loaded here, when there is work for them, and what the machine lacks for them becomes a message."""
 
 import importlib
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,18 +20,28 @@ _LOWER = {
     "bench": "a smaller batch_size or crop_size, such as --set cls.batch_size=4",
     "predict": "a smaller --tile, such as 512",
 }
-_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "DataLoader worker (pid")
+_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "Caught MemoryError in DataLoader")
+_LOST_WORDS = "DataLoader worker (pid"  # ... is killed by signal, or: exited unexpectedly
+_UNREPEATABLE = " does not have a deterministic implementation"
 
 
 @contextmanager
-def memory_watched(word: str) -> Iterator[None]:
-    """Turn running out of memory, of the machine or of the GPU, into a SetupError that says what to lower."""
+def limits_watched(word: str) -> Iterator[None]:
+    """Turn what a machine cannot do into a SetupError that says what to change: memory, a process that is gone, determinism."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        raise SetupError(f"{word}: out of memory", f"try {_LOWER[word]}; then the same command resumes") from error
+        # torch watches its processes by a handler of signals that raises an error, which could come in the middle of our message.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        lower = f"try {_LOWER[word]}; then the same command resumes"
+        if _is_out_of_memory(error):
+            raise SetupError(f"{word}: out of memory", lower) from error
+        if _LOST_WORDS in str(error):
+            raise SetupError(f"{word}: a process that reads photos died (out of memory?)", lower) from error
+        if _UNREPEATABLE in str(error):
+            what = str(error).partition(_UNREPEATABLE)[0]
+            raise SetupError(f"{word}: {what} has no deterministic kind on this device", "--set runtime.deterministic=false") from error
+        raise
 
 
 def load(module: str) -> ModuleType:

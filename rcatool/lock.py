@@ -42,8 +42,10 @@ def _acquire(descriptor: int, path: Path) -> None:
             return
         except BlockingIOError:
             holder = os.pread(descriptor, 20, 0).decode("ascii", errors="replace").strip()
-            if is_running(holder) or time.monotonic() > deadline:
-                hint = f"wait until it is done, or stop it: kill {holder}"
+            alive = is_running(holder)
+            if alive or time.monotonic() > deadline:
+                orphans = "it is no more, but processes that it started have not ended yet: try again in a minute"
+                hint = f"wait until it is done, or stop it: kill {holder}" if alive else orphans
                 raise StageError(f"{path.parent}: in use by process {holder or '(unknown)'}", hint) from None
             time.sleep(0.1)
         except OSError as error:  # a file system without locks

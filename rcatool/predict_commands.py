@@ -60,7 +60,7 @@ def predict(
 
     name = str(run if model is None else model)
     plan = stage.Plan(found.photos, target, name, scale=chosen, tiling=Tiling(tile, overlap), overlay=overlay, force=force)
-    with loading.memory_watched("predict"):
+    with loading.limits_watched("predict"):
         document = stage.main(network, plan, **runtime)
     _report(document, [photo.name for photo in found.photos], plan, as_json)
 

@@ -227,10 +227,10 @@ class Run:
 
     def _make_room(self, step: str, record: dict[str, Any] | None, fingerprint: str, state: State) -> bool:
         """Keep, move away or remove what is in the step's directory; whether something was kept."""
-        folder = self.dir(step)
-        if record is not None and record["fingerprint"] == fingerprint:
-            finished = record["inventory"]["sizes"] if record["status"] == "done" else {}
-            results.sweep(folder, results.damage(folder, finished)[1])
+        folder, same = self.dir(step), record is not None and record["fingerprint"] == fingerprint
+        finished = record["inventory"]["sizes"] if record is not None and same and record["status"] == "done" else {}
+        results.sweep(folder, results.damage(folder, finished)[1])  # half a file of a killed process is no output to keep
+        if same:
             console.log(f"{step}: resuming ({state.describe()})")
             return True
         if record is not None and record["status"] != "done":

@@ -11,6 +11,7 @@ from rcatool.cams import load_full_cam
 from rcatool.data.labels import class_to_mask, palette, read_mask
 from rcatool.data.photos import read_image
 from rcatool.errors import DataError
+from rcatool.files import plain
 from rcatool.metrics import joint_cells, sweep_histogram
 from rcatool.tally import PhotoCounts, photo_counts
 
@@ -68,7 +69,7 @@ def read_mask_or_colours(path: Path, *, num_classes: int) -> np.ndarray:
     for any other, and as `read_mask`.
     """
     try:
-        with path.open("rb") as file:
+        with plain(path).open("rb") as file:
             header = file.read(26)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error

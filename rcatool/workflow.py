@@ -17,7 +17,7 @@ from rcatool.config import Config
 from rcatool.config_data import Data
 from rcatool.errors import ConfigError, RcaError, SetupError
 from rcatool.launch import launch, on_first, together
-from rcatool.loading import load, memory_watched
+from rcatool.loading import load, limits_watched
 from rcatool.outside import NO_FILES
 from rcatool.run import Run
 from rcatool.steps import Step, in_force, is_needed
@@ -226,7 +226,7 @@ def _writing(run: Run, *, together: bool = False) -> Iterator[None]:
 
 def _call(word: str, run: Run, config: Config, *, force: bool) -> None:
     stage = load(f"stages.{word.replace('-', '_')}")
-    with memory_watched(word):
+    with limits_watched(word):
         stage.main(run, config, force=force)
 
 

@@ -1,6 +1,7 @@
 """Where the arithmetic runs: one device and its precision, passed explicitly to whoever computes."""
 
 import contextlib
+import os
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,10 +16,11 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class World:
-    """A device and the dtype of its autocast (None: float32 throughout)."""
+    """A device, the dtype of its autocast (None: float32 throughout), and whether only operations that repeat themselves are used."""
 
     device: torch.device
     autocast_dtype: torch.dtype | None
+    deterministic: bool = False
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """The context that forward passes run in."""
@@ -35,11 +37,12 @@ class World:
         several: dict[str, str | int] = {"processes": process.size()} if process.size() > 1 else {}
         if self.device.type != "cuda":
             return {"device": str(self.device), **several}
-        return {"device": str(self.device), **several, "peak_gpu_memory_mib": torch.cuda.max_memory_allocated(self.device) // 2**20}
+        used = torch.cuda.max_memory_allocated(self.device) // 2**20
+        return {"device": str(self.device), **several, "deterministic": self.deterministic, "peak_gpu_memory_mib": used}
 
 
-def make_world(*, device: str, precision: str) -> World:
-    """Resolve `runtime.device` and `runtime.precision`; raises `SetupError` for a device that is not there.
+def make_world(*, device: str, precision: str, deterministic: bool = False) -> World:
+    """Resolve `runtime.device`, `runtime.precision` and `runtime.deterministic`; raises `SetupError` for a device that is not there.
 
     bf16 needs no loss scaling, hence `auto` takes it wherever the GPU computes it natively (capability 8 and up).
     """
@@ -60,4 +63,17 @@ def make_world(*, device: str, precision: str) -> World:
             raise SetupError(f"runtime.device: {device} for {process.local_size()} processes, each of which needs its own", "--device cuda")
         torch.cuda.set_device(chosen)
     bf16 = precision == "bf16" or (precision == "auto" and chosen.type == "cuda" and torch.cuda.get_device_capability(chosen)[0] >= 8)
-    return World(chosen, torch.bfloat16 if bf16 else None)
+    if deterministic and chosen.type == "cuda":
+        only_deterministic()
+    return World(chosen, torch.bfloat16 if bf16 else None, deterministic)
+
+
+def only_deterministic() -> None:
+    """Let this process use no CUDA operation whose bytes differ from call to call; one that has no other kind fails from now on.
+
+    On a CPU there is nothing to switch off. It must come before the first product of matrices on the GPU.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts; without it, it may add up in any order
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True)

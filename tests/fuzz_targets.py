@@ -65,9 +65,11 @@ def rows_read(read: object, path: Path) -> None:
 
 
 def folders_read(path: Path) -> None:
-    """The names of photos in folders, one a line."""
+    """The names of photos in folders, one a line; of those that a file system can hold, as they come from there."""
     names = path.read_bytes().decode(errors="surrogateescape").split("\n")
-    tag_folders.read_rows(path.parent, [name for name in names if name.strip("/")])
+    kept = [name for name in names if len(name) < 1000 and "\0" not in name]
+    possible = [name for name in kept if all(len(part.encode(errors="ignore")) < 256 for part in name.split("/"))]
+    tag_folders.read_rows(path.parent, [name for name in possible if name.strip("/")])
 
 
 def mask_read(path: Path) -> None:

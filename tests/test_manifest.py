@@ -91,6 +91,7 @@ def change(**fields: object) -> str:
         (change(image="/etc/passwd"), "image:"),
         (change(image="a/../../b"), "image:"),
         (change(image="a\0b"), "image:"),
+        (change(image="a\ud800"), "image:"),
         (change(mask=None), "mask:"),
         (change(mask="../m.png"), "mask:"),
         (change(size=[1]), "size:"),

@@ -43,7 +43,8 @@ GOOD = npy(np.arange(4.0))
     "content",
     [
         b"", b"text", GOOD[:20], b"\x93NEMPY" + GOOD[6:], GOOD.replace(b"}", b"("), GOOD.replace(b"'descr'", b"(descr)"), GOOD[:-8],
-        GOOD.replace(b"(4,)", b"(9999999999999,)"), GOOD.replace(b"(4,)", b"(-4,)"), GOOD.replace(b"<f8", b"|O8"),
+        GOOD.replace(b"(4,)", b"(9999999999999,)"), GOOD.replace(b"(4,)", b"(-4,)"),
+        GOOD.replace(b"(4,)", b"(" + b"5" * 40 + b",)"), GOOD.replace(b"<f8", b"|O8"),
         GOOD.replace(b"{", b"(" * 70, 1), GOOD.replace(b" }", b"\n }", 1), GOOD.replace(b"{'", b"  {\n '", 1),
     ],
 )  # fmt: skip

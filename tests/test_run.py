@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rcatool import config_io
+from rcatool import config_io, lock
 from rcatool.config import Config
 from rcatool.errors import DataError, SetupError, StageError
 from rcatool.run import Run
@@ -255,6 +255,16 @@ def test_an_interrupted_step_resumes_where_it_was(run: Run) -> None:
     assert second.resumed
     assert second.fingerprint == first.fingerprint
     assert sorted(path.name for path in second.path.iterdir()) == ["a.txt", "stage.json"]
+
+
+def test_half_a_record_is_no_output_to_keep(run: Run) -> None:
+    """Killed while it wrote the first record of a step: nothing is put aside, and nothing is left."""
+    make(run, "prepare", Config())
+    run.dir("train-cls").mkdir()
+    (run.dir("train-cls") / "stage.json.4000000.tmp").write_text("{")
+    make(run, "train-cls", Config())
+    assert not (run.root / "old").exists()
+    assert not list(run.root.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize(("assignment", "force"), [("cls.lr=1", False), ("runtime.workers=1", True)])
@@ -524,6 +534,15 @@ def test_a_lock_that_children_of_a_killed_command_hold_is_waited_for(run: Run) -
     assert holder.wait() == -signal.SIGKILL
     with run.lock():
         assert (run.root / ".lock").read_text() == str(os.getpid())
+
+
+def test_children_that_do_not_end_are_not_mistaken_for_their_parent(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "_ORPHANS", 0.2)
+    holder = hold(run, "time.sleep(3) if os.fork() == 0 else os.kill(os.getpid(), signal.SIGKILL)")
+    holder.wait()
+    with pytest.raises(StageError, match=f"in use by process {holder.pid}") as caught, run.lock():
+        pass
+    assert str(caught.value.hint).endswith("try again in a minute")  # and not to kill a process that is no more
 
 
 def test_the_record_says_what_made_it(run: Run) -> None:

@@ -251,12 +251,14 @@ def torture(folder: Path, *, kills: int, seed: int, variants: Sequence[str], eve
         variant = variants[trials % len(variants)]
         place = Place(folder / f"trial-{trials}")
         place.folder.mkdir()
-        seconds, expected = references[variant]
+        (seconds, expected), known = references[variant], len(tally.faults)
         trial(place, variant, seconds, rng, tally, most=kills, every=every)
         made = digests(place)
         wrong = sorted(name for name in made.keys() | expected.keys() if made.get(name) != expected.get(name))
         tally.faults += [f"trial {trials} ({variant}): {name} differs" for name in wrong]
         tally.faults += [f"trial {trials}: left behind: {path}" for path in place.folder.rglob("*.tmp")]
+        for fault in tally.faults[known:]:  # at once: the harness may be stopped before its end
+            print(f"  {fault}", flush=True)
         print(f"trial {trials} ({variant}): {tally.kills.total()} kills so far, {len(tally.faults)} faults", flush=True)
         if not wrong:
             shutil.rmtree(place.folder)

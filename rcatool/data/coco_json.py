@@ -15,7 +15,7 @@ import numpy as np
 
 from rcatool.data.json_window import Window
 from rcatool.errors import DataError
-from rcatool.files import is_path_safe
+from rcatool.files import is_path_safe, plain
 
 LARGEST_PHOTO = 2**28  # pixels
 
@@ -53,7 +53,7 @@ def read_instances(path: Path, bar: Callable[[int], object] | None = None) -> In
     file name with a folder in it, an annotation of an unknown photo or category, or a number that cannot be what it should.
     """
     try:
-        with open(path, "rb") as handle:
+        with open(plain(path), "rb") as handle:
             return _read(path, Window(handle, bar))
     except FileNotFoundError:
         raise DataError(f"{path}: missing (the annotations)", "unpack annotations_trainval2014.zip in the data set's folder") from None

@@ -21,7 +21,7 @@ from rcatool.data.coco_rule import Rule, layers, paint
 from rcatool.data.labels import IGNORE, class_to_mask, write_mask
 from rcatool.data.photos import BOMBS, DECODE_ERRORS, TURNS
 from rcatool.errors import ConfigError, DataError, SetupError
-from rcatool.files import atomic_write, read_json, remove_leftovers
+from rcatool.files import atomic_write, plain, read_json, remove_leftovers
 from rcatool.lock import exclusive
 from rcatool.pool import parallel_map
 
@@ -197,7 +197,7 @@ def _as_shown(mask: np.ndarray, photo: Path) -> np.ndarray:
     Annotations count in stored pixels (what annotated COCO knew nothing of EXIF), unless the size that they state is the turned one.
     """
     try:
-        data = photo.read_bytes()
+        data = plain(photo).read_bytes()
         if not any(mark in data for mark in _MARKS):
             return mask
         with warnings.catch_warnings():

@@ -4,6 +4,8 @@ Training items are drawn by (epoch, index) pairs, and each draws its own generat
 photo looks like depends on neither the worker that made it nor on what came before.
 """
 
+import multiprocessing.queues
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,11 +204,16 @@ def _collate(items: list[Any]) -> Any:
     return next((item for item in items if isinstance(item, RcaError)), None) or default_collate(items)
 
 
+def _start_worker(_: int) -> None:
+    """End a worker that cannot send a batch, for want of memory: Python would drop the batch, and it would be waited for for ever."""
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(lambda error, item: os._exit(1))  # type: ignore[attr-defined]
+
+
 class Loader(DataLoader[Any]):
     """A DataLoader that raises our errors as they are; torch would put a worker's whole traceback into the message."""
 
     def __init__(self, dataset: Dataset[Any], **options: Any) -> None:
-        super().__init__(_ErrorsAsItems(dataset), **options)
+        super().__init__(_ErrorsAsItems(dataset), worker_init_fn=_start_worker, **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for batch in super().__iter__():

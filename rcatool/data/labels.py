@@ -15,7 +15,7 @@ from PIL import Image
 
 from rcatool.data.photos import decoding
 from rcatool.errors import DataError
-from rcatool.files import atomic_save, atomic_write, read_json
+from rcatool.files import atomic_save, atomic_write, plain, read_json
 
 IGNORE = 255
 MAX_CLASSES = 254  # mask values 1..254; 0 and 255 are taken
@@ -108,7 +108,7 @@ def read_mask(path: Path, *, num_classes: int, size: tuple[int, int] | None = No
     `size` (H, W).
     """
     with decoding(path):
-        data = path.read_bytes()
+        data = plain(path).read_bytes()
         _check_mask_header(data)
         with Image.open(BytesIO(data), formats=("PNG",)) as image:
             mask = np.array(image)

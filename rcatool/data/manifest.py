@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from rcatool.data.labels import MAX_CLASSES, ClassInfo
 from rcatool.errors import ConfigError, DataError
-from rcatool.files import atomic_save, is_path_safe
+from rcatool.files import atomic_save, is_path_safe, plain
 
 SPLITS = ("train", "val", "tune", "test")
 SCORED_SPLITS = SPLITS[:3]  # the photos of `test` are predicted only
@@ -77,7 +77,7 @@ def write_manifest(path: Path, samples: Iterable[Sample]) -> None:
 def read_manifest(path: Path, *, num_classes: int = MAX_CLASSES) -> list[Sample]:
     """Read samples, sorted by split then id; DataError with the line's number where one cannot be used."""
     try:
-        text = path.read_bytes().decode()
+        text = plain(path).read_bytes().decode()
     except FileNotFoundError:
         raise DataError(f"{path}: the list of photos is missing", PREPARE_AGAIN) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -168,7 +168,7 @@ def _is_digest(value: object) -> bool:
 
 
 def _is_relative(value: object) -> bool:
-    if not isinstance(value, str) or not value or "\0" in value:
-        return False
+    if not isinstance(value, str) or not value or "\0" in value or value.encode(errors="ignore").decode() != value:
+        return False  # no path: a NUL, or half of a letter, which no file system takes
     path = PurePosixPath(value)
     return not path.is_absolute() and ".." not in path.parts

@@ -7,6 +7,7 @@ import numpy as np
 
 from rcatool.data.pickled import BROKEN, Array, read_dict
 from rcatool.errors import DataError
+from rcatool.files import plain
 
 MAX_TAGS = 256 * 2**20  # bytes; COCO's 123,287 photos x 80 classes take about 60 MiB
 MAX_CAMS = 2**30  # bytes; ten maps of a photo of 24 megapixels, in single precision
@@ -37,7 +38,7 @@ def _bytes(path: Path, most: int, what: str) -> bytes:
     try:
         if path.stat().st_size > most:
             raise DataError(f"{path}: more than {most >> 20} MiB, too large for {what}")
-        return path.read_bytes()
+        return plain(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 

@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from rcatool.errors import DataError, SetupError
+from rcatool.files import plain
 
 # Only these decoders of Pillow are tried: some others start outside programs. HEIF is read by the library pillow-heif.
 PHOTO_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
@@ -114,7 +115,7 @@ def heif_reader_missing() -> SetupError:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     # Pillow gets no name: it would map some TIFFs into memory, and show those with a rotation of 90 degrees as garbage.
-    with decoding(path), open(path, "rb") as file, _identified(file) as image:
+    with decoding(path), open(plain(path), "rb") as file, _identified(file) as image:
         yield image
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from rcatool.data.manifest import Sample, below, first_few
 from rcatool.data.photos import decoding
 from rcatool.errors import ConfigError, DataError
+from rcatool.files import plain
 
 SPLITS = ("train", "tune")  # the photos that labels are made of
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # of 8 bits or fewer; a palette's indices are no brightness, so its colours are read
@@ -60,7 +61,7 @@ def read_saliency(path: Path, size: tuple[int, int]) -> np.ndarray:
     DataError naming the file where it is missing, broken, not an 8-bit grey PNG (colours that are all grey will do), or not of
     `size` (H, W).
     """
-    with decoding(path), Image.open(BytesIO(path.read_bytes()), formats=("PNG",)) as image:
+    with decoding(path), Image.open(BytesIO(plain(path).read_bytes()), formats=("PNG",)) as image:
         if image.mode not in MODES:
             raise ValueError(f"a PNG of mode {image.mode}, expected 8-bit grey")
         pixels = np.array(image.convert("RGB"))

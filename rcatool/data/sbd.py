@@ -13,7 +13,7 @@ import numpy as np
 from rcatool.data.labels import VOC_CLASSES, read_mask, write_mask
 from rcatool.data.mat5 import BROKEN, read_field
 from rcatool.errors import ConfigError, DataError
-from rcatool.files import atomic_save
+from rcatool.files import atomic_save, plain
 
 OFFICIAL_MASKS = 11_355
 FOLDER = "SegmentationClassAug"
@@ -63,7 +63,7 @@ def make_mask(source: Source, *, folder: Path) -> str | None:
             write_mask(target, read_mat(source.path), flush=False)
         else:
             read_mask(source.path, num_classes=len(VOC_CLASSES))
-            data = source.path.read_bytes()
+            data = plain(source.path).read_bytes()
             atomic_save(target, lambda file: file.write(data), flush=False)
     except DataError as error:
         return error.message
@@ -78,7 +78,7 @@ def read_mat(path: Path) -> np.ndarray:
     try:
         if path.stat().st_size > MAX_MAT_BYTES:
             raise ValueError(f"more than {MAX_MAT_BYTES} bytes")
-        mask = read_field(path.read_bytes(), "GTcls", "Segmentation")
+        mask = read_field(plain(path).read_bytes(), "GTcls", "Segmentation")
         if mask.size == 0:
             raise ValueError("GTcls.Segmentation is empty")
         wrong = mask[~np.isin(mask, np.arange(len(VOC_CLASSES) + 1))]

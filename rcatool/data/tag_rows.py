@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from rcatool.data.manifest import SCORED_SPLITS
 from rcatool.errors import DataError
+from rcatool.files import plain
 
 MAX_BYTES = 256 * 2**20
 
@@ -43,7 +44,7 @@ def read_source(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path}: more than {MAX_BYTES >> 20} MiB, too large for a file of tags")
-        data = path.read_bytes()
+        data = plain(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     if b"\0" in data:

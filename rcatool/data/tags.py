@@ -8,6 +8,7 @@ import numpy as np
 from rcatool.data.labels import ClassInfo
 from rcatool.data.npy import read_tag_vectors
 from rcatool.errors import DataError
+from rcatool.files import plain
 
 MAX_XML_BYTES = 2**20
 
@@ -15,7 +16,7 @@ MAX_XML_BYTES = 2**20
 def read_text(path: Path) -> str:
     """Read a UTF-8 text file, with or without byte order mark; DataError naming it."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return plain(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
@@ -56,7 +57,7 @@ def read_xml_tags(path: Path, info: ClassInfo) -> list[int]:
     try:
         if path.stat().st_size > MAX_XML_BYTES:
             raise DataError(f"{path}: more than {MAX_XML_BYTES} bytes, too large for an annotation")
-        names = _object_names(path.read_bytes())
+        names = _object_names(plain(path).read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (expat.ExpatError, ValueError) as error:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rcatool.checkpoint import load_state
 from rcatool.errors import DataError
+from rcatool.files import plain
 
 # MXNet: a list of arrays, then a list of their names; all numbers little-endian (the layout of NDArray::Save).
 _LIST_MAGIC = 0x112
@@ -42,7 +43,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def is_mxnet(path: Path) -> bool:
     """Whether a file starts like MXNet's list of arrays."""
     try:
-        with path.open("rb") as file:
+        with plain(path).open("rb") as file:
             return file.read(16) == _LIST_MAGIC.to_bytes(8, "little") + bytes(8)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -121,7 +122,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(plain(path), framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: not a readable safetensors file ({error})") from error

@@ -37,7 +37,7 @@ def train_affinity(run: Run, config: Config, samples: Sequence[Sample], *, force
     step = on_first(lambda: run.begin("make-pseudo/affinity", config, force=force))
     if step is None:
         return
-    world = make_world(device=config.runtime.device, precision=config.runtime.precision)
+    world = make_world(device=config.runtime.device, precision=config.runtime.precision, deterministic=config.runtime.deterministic)
     chosen = choose_photos(samples, config.affinity.photos, config.seed)
     labels = step.path / "labels"
     _make_labels(chosen, config, cams=run.dir("make-pseudo/cams"), labels=labels)

@@ -39,7 +39,7 @@ from rcatool.world import World, make_world
 
 def main(run: Run, config: Config, folder: Path, *, seconds: float) -> dict[str, Any]:
     """Measure each stage for about `seconds` (at least one batch or photo), using `folder` for files: the document of `rca bench`."""
-    world = make_world(device=config.runtime.device, precision=config.runtime.precision)
+    world = make_world(device=config.runtime.device, precision=config.runtime.precision, deterministic=config.runtime.deterministic)
     classes, samples = read_data(run)
     train, val = [sample for sample in split(samples, "train") if sample.classes], split(samples, "val")
     if not train:

@@ -115,7 +115,8 @@ def _made_predictions(record: dict[str, Any]) -> dict[str, list[Any]]:
 
 def _predict(scene: Scene, network: str, folder: Path) -> None:
     """Write the predictions of a network, <id>.png, for the val, tune and test photos that lack one."""
-    world = make_world(device=scene.config.runtime.device, precision=scene.config.runtime.precision)
+    runtime = scene.config.runtime
+    world = make_world(device=runtime.device, precision=runtime.precision, deterministic=runtime.deterministic)
     samples = share([sample for part in PREDICTED for sample in split(scene.samples, part)])
     check_images(samples, scene.root)
     todo = [sample for sample in samples if not (folder / f"{sample.id}.png").exists()]

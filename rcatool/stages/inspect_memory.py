@@ -57,7 +57,7 @@ def main(run: Run, config: Config, plan: Plan) -> list[list[object]]:
     A row: name, slots, filled slots, prototypes, mean visits of a filled slot, epochs since the last one, regions looked at.
     """
     classes, samples = read_data(run)
-    world = make_world(device=config.runtime.device, precision=config.runtime.precision)
+    world = make_world(device=config.runtime.device, precision=config.runtime.precision, deterministic=config.runtime.deterministic)
     model = load_cls(run, config, world)
     assert model.memory is not None, "the plain CAM has no memory"
     chosen = _sample(split(samples, "train"), plan, config.seed)

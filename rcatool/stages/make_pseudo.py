@@ -66,7 +66,7 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
     step = on_first(lambda: run.begin("make-pseudo/cams", config, force=force))
     if step is None:
         return
-    world = make_world(device=config.runtime.device, precision=config.runtime.precision)
+    world = make_world(device=config.runtime.device, precision=config.runtime.precision, deterministic=config.runtime.deterministic)
     samples, root = _tagged(run, config)
     model = load_cls(run, config, world)
     bank = _region_bank(step.path / "regions.bank", model, samples, config, world)
@@ -110,7 +110,7 @@ def make_labels(run: Run, config: Config, *, force: bool) -> None:
     ]
     mine = share(jobs)
     todo = [job for job in mine if not job.label.exists()]
-    device = make_world(device=config.runtime.device, precision=config.runtime.precision).device
+    device = make_world(device=config.runtime.device, precision=config.runtime.precision, deterministic=config.runtime.deterministic).device
     about = {}
     if rule.background == "auto":
         rule = replace(rule, background="threshold", bg_threshold=on_first(lambda: _choose_threshold(jobs, config)))

@@ -32,7 +32,7 @@ def refine_cams(run: Run, config: Config, samples: Sequence[Sample], *, force: b
     step = on_first(lambda: run.begin("make-pseudo/refined", config, force=force))
     if step is None:
         return
-    world = make_world(device=config.runtime.device, precision=config.runtime.precision)
+    world = make_world(device=config.runtime.device, precision=config.runtime.precision, deterministic=config.runtime.deterministic)
     spread = _spread(run, config, world)
     mine = share(samples)
     todo = [sample for sample in mine if not (step.path / f"{sample.id}.npz").exists()]

@@ -35,7 +35,7 @@ def make_second_labels(run: Run, config: Config, *, force: bool) -> None:
     step = on_first(lambda: run.begin(STEP, config, force=force))
     if step is None:
         return
-    world = make_world(device=config.runtime.device, precision=config.runtime.precision)
+    world = make_world(device=config.runtime.device, precision=config.runtime.precision, deterministic=config.runtime.deterministic)
     classes, samples = read_data(run)
     tagged = [sample for sample in split(samples, "train") + split(samples, "tune") if sample.classes]
     root, workers = Path(config.data.root), worker_count(config.runtime.workers)

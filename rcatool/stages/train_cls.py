@@ -63,7 +63,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     step = on_first(lambda: run.begin("train-cls", config, force=force))
     if step is None:
         return
-    world = make_world(device=config.runtime.device, precision=config.runtime.precision)
+    world = make_world(device=config.runtime.device, precision=config.runtime.precision, deterministic=config.runtime.deterministic)
     classes, samples = read_data(run)
     train, held_out = split(samples, "train"), _held_out(samples)
     root = Path(config.data.root)

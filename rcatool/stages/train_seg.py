@@ -87,7 +87,7 @@ def train_round(run: Run, config: Config, *, name: str, labels: Path | None, for
     step = on_first(lambda: run.begin(name, config, force=force))
     if step is None:
         return
-    world = make_world(device=config.runtime.device, precision=config.runtime.precision)
+    world = make_world(device=config.runtime.device, precision=config.runtime.precision, deterministic=config.runtime.deterministic)
     classes, samples = read_data(run)
     train, held_out = _training_photos(samples, name, masks=labels is None), validation_photos(samples, config)
     root = Path(config.data.root)
