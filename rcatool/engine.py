@@ -27,8 +27,9 @@ LossFn = Callable[[tuple[Tensor, ...]], dict[str, Tensor]]
 class TrainLog:
     """log.jsonl of a training step: one object per `every` steps with each scalar's mean since the last, over the steps that had it."""
 
-    def __init__(self, path: Path, *, every: int) -> None:
-        self.path, self.every = path, every
+    def __init__(self, path: Path, *, every: int, mirror: Callable[[dict[str, Any]], object] | None = None) -> None:
+        """Append to `path`; `mirror` takes each object, too."""
+        self.path, self.every, self._mirror = path, every, mirror
         self._sums: dict[str, Tensor] = {}
         self._counts: Counter[str] = Counter()
         self._steps = 0
@@ -53,12 +54,14 @@ class TrainLog:
         """Append one object, in the first process. Raises `SetupError` if the disk is full."""
         if rank() > 0:
             return
-        line = json.dumps({key: round(v, 6) if isinstance(v, float) else v for key, v in fields.items()}) + "\n"
+        entry = {key: round(v, 6) if isinstance(v, float) else v for key, v in fields.items()}
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(line)
+                file.write(json.dumps(entry) + "\n")
         except OSError as error:
             raise write_error(self.path, error) from error
+        if self._mirror is not None:
+            self._mirror(entry)
 
 
 def train_one_epoch(

@@ -40,6 +40,7 @@ from rcatool.stages.networks import (
     tag_matrix,
     variation,
 )
+from rcatool.stages.train_log import open_log
 from rcatool.stages.weight_check import check_finite, check_input
 from rcatool.world import World, make_world
 
@@ -79,7 +80,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     resize_long = None if config.cls.resize_square else config.cls.resize_long
     dataset = ClsDataset(train, root, classes.num_classes, varied, resize_long=resize_long, saliency=config.cls.saliency_weight > 0)
     loader = train_loader(dataset, batches, workers=worker_count(config.runtime.workers), pin=world.device.type == "cuda")
-    log = TrainLog(step.path / "log.jsonl", every=config.runtime.log_every)
+    log = open_log(run, step, config)
     val_map = None
     for epoch in range(start, config.cls.epochs):
         batches.epoch = epoch
