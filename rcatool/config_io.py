@@ -18,7 +18,7 @@ from rcatool.errors import ConfigError
 from rcatool.yaml_text import Entry
 
 _LARGEST_FILE = 1 << 20  # bytes
-_TYPE_NAMES = {int: "int", float: "float", bool: "true or false", str: "text"}
+_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _BOOLS = {"true": True, "false": False}
 _RULES = {"greater than or equal to": "at least", "less than or equal to": "at most", "greater than": "more than"}
 

@@ -113,7 +113,7 @@ def test_module_can_be_run() -> None:
     done = subprocess.run([sys.executable, "-m", "rcatool", "trian-cls"], capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert "error: No such command 'trian-cls'" in done.stderr
+    assert "error: no such command 'trian-cls'" in done.stderr
 
 
 SHARED = {"--run", "--set", "--force", "--device", "--quiet", "--debug"}
@@ -174,14 +174,14 @@ def test_commands_and_options_are_these() -> None:
 @pytest.mark.parametrize(
     ("line", "message", "hint"),
     [
-        ("trian-cls", "No such command 'trian-cls'", "did you mean train-cls"),
-        ("prepare vox", "No such command 'vox'", "did you mean voc?"),
-        ("train-cls --rnu x", "No such option: --rnu", "did you mean --run"),
-        ("train-cls --zzzz", "No such option: --zzzz", "rca train-cls --help"),
+        ("trian-cls", "no such command 'trian-cls'", "did you mean train-cls"),
+        ("prepare vox", "no such command 'vox'", "did you mean voc?"),
+        ("train-cls --rnu x", "no such option: --rnu", "did you mean --run"),
+        ("train-cls --zzzz", "no such option: --zzzz", "rca train-cls --help"),
         ("train-cls --run", "requires an argument", "--help"),
-        ("prepare", "Missing command", "rca prepare --help"),
-        ("prepare voc", "Missing option '--root'", "rca prepare voc --help"),
-        ("prepare folder --images x", "Missing option '--tags'", "rca prepare folder --help"),
+        ("prepare", "missing command", "rca prepare --help"),
+        ("prepare voc", "missing option '--root'", "rca prepare voc --help"),
+        ("prepare folder --images x", "missing option '--tags'", "rca prepare folder --help"),
         ("prepare shapes --seed x", "--seed", "rca prepare shapes --help"),
         ("eval extra", "unexpected extra argument", "rca eval --help"),
         ("prepare shapes --config shape", "no preset 'shape'", "did you mean shapes?"),
