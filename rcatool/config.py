@@ -136,7 +136,7 @@ class Runtime(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast on a GPU that has it, else fp32")
     workers: Annotated[int, Field(ge=-1)] = Field(-1, description="data-loading and pool processes; -1: as many as cores, at most 16")
     log_every: Positive = Field(20, description="steps between two lines of log.jsonl")
-    tensorboard: bool = Field(False, description="trainings also write event files for TensorBoard, in RUN/tensorboard (needs the extra tb)")
+    tensorboard: bool = Field(False, description="also event files of the trainings, for TensorBoard, in RUN/tensorboard (extra tb)")
 
 
 class Config(Section):

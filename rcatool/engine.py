@@ -30,6 +30,7 @@ class TrainLog:
     def __init__(self, path: Path, *, every: int, mirror: Callable[[dict[str, Any]], object] | None = None) -> None:
         """Append to `path`; `mirror` takes each object, too."""
         self.path, self.every, self._mirror = path, every, mirror
+        self.last: dict[str, float] = {}  # the means of the last line
         self._sums: dict[str, Tensor] = {}
         self._counts: Counter[str] = Counter()
         self._steps = 0
@@ -46,6 +47,7 @@ class TrainLog:
         """Write one line with the means and `fields`, and return the means."""
         means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
         self.write(**fields, **means)
+        self.last = means
         self._sums, self._steps = {}, 0
         self._counts.clear()
         return means

@@ -45,9 +45,10 @@ def markdown() -> str:
     """The page docs/settings.md."""
     lines = [
         "# Settings", "",
-        "Made from the program by `make docs`; not to be edited. The same in a terminal: `rca settings`, `rca settings cls`, `rca settings cls.lr`.", "",
-        "A setting is given as `--set NAME=VALUE` to any command, or in a YAML file to `rca prepare --config FILE`. Lists are written `[1, 2]`. "
-        "`RUN/config.yaml` holds those in force.",
+        "Made from the program by `make docs`; not to be edited. "
+        "The same in a terminal: `rca settings`, `rca settings cls`, `rca settings cls.lr`.", "",
+        "A setting is given as `--set NAME=VALUE` to any command, or in a YAML file that `--config FILE` names to the command that "
+        "prepares the data. Lists are written `[1, 2]`. `RUN/config.yaml` holds those in force.",
         "A change makes the step of its section stale, and all that is made of it; `rca status` says what, `rca run` makes it again.",
     ]  # fmt: skip
     section = None

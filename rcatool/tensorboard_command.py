@@ -34,7 +34,8 @@ def tensorboard(run: RunDir = DEFAULT_RUN, out: Out = None, as_json: Json = Fals
     for name, entries in found.items():
         EventLog(folder / name, entries)
     if as_json:
-        console.print_result(json.dumps({"folder": str(folder), "lines": {name: len(entries) for name, entries in found.items()}}, indent=2))
+        counts = {name: len(entries) for name, entries in found.items()}
+        console.print_result(json.dumps({"folder": str(folder), "lines": counts}, indent=2))
         return
     lines = ", ".join(f"{len(entries)} lines of {name}" for name, entries in found.items())
     console.print_result(f"{lines}\nlook at them: tensorboard --logdir {shlex.quote(str(folder))}")

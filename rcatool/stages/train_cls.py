@@ -21,7 +21,7 @@ from rcatool.data.manifest import Sample, check_images, split
 from rcatool.data.saliency import require_saliency
 from rcatool.engine import TrainLog, train_one_epoch
 from rcatool.errors import DataError
-from rcatool.metrics import mean_average_precision
+from rcatool.metrics import constant_loss, mean_average_precision
 from rcatool.models.accumulator import AccumulationRule, AttentionAccumulator
 from rcatool.pool import worker_count
 from rcatool.ranks import on_first, share, total
@@ -88,6 +88,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
         val_map = validate(training.model, held_out, root, classes.num_classes, config=config, world=world)
         _log_epoch(training, log, epoch, val_map, intake)
         on_first(partial(_save, training, step, epoch + 1))
+    _check_learning(log, tag_matrix(train, classes.num_classes))
     about = {"val_map": val_map} | ({"input": doubt} if doubt else {})
     on_first(lambda: _finish(run, training, step, classes.names, about))
 
@@ -179,12 +180,22 @@ def _log_epoch(training: Training, log: TrainLog, epoch: int, val_map: float | N
     if memory is not None:
         fields["memory_fill"] = float((memory.visits > 0).float().mean())
         fields["prototypes"] = int(memory.prototype_valid.sum())
-    shown = ", ".join(f"{name} {value:.3f}" for name, value in fields.items() if isinstance(value, float))
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in {"loss": log.last.get("loss"), **fields}.items() if isinstance(value, float))
     console.log(f"train-cls: epoch {epoch + 1}/{training.config.cls.epochs} done{', ' + shown if shown else ''}")
     if memory is not None:
         census = {**memory.census(epoch), "found": intake.found, "stored": intake.stored}
         fields["memory"] = {name: [round(float(value), 3) for value in values] for name, values in census.items()}
     log.write(**fields)
+
+
+def _check_learning(log: TrainLog, tags: Tensor) -> None:
+    """Warn where the network, in its last steps, knows of a photo's tags only how often each occurs: its maps are noise, or empty."""
+    reached, nothing = log.last.get("loss_o", 0.0), constant_loss(tags.numpy())
+    if reached > 0.97 * nothing > 0:
+        console.warn(
+            f"train-cls: the network has learnt next to nothing (loss {reached:.3f}; {nothing:.3f} is to say each tag as often as it "
+            "occurs): try a tenth of cls.lr and cls.head_lr, or more cls.epochs"
+        )
 
 
 def _headline(config: Config, train: Sequence[Sample], start: int, world: World) -> str:
