@@ -13,12 +13,13 @@ INSTALLED := $(VENV)/.installed-$(KEY)
 INSTALLED_TEST := $(VENV)/.installed-test-$(KEY)
 INSTALLED_DEV := $(VENV)/.installed-dev-$(KEY)
 
-.PHONY: help setup demo test check golden bench torture fuzz soak crf clean
+.PHONY: help setup demo test check docs golden bench torture fuzz soak crf clean
 
 help:
 	@echo "make demo    install, then run the whole pipeline on generated images and print the scores"
 	@echo "make test    install, then run the tests (PYTEST_ARGS='-k labels' for some of them)"
 	@echo "make check   install, then ruff and mypy"
+	@echo "make docs    install, then write docs/settings.md anew, after a change of settings"
 	@echo "make golden  write tests/golden/ anew, after a change of numbers that is meant"
 	@echo "make setup   only install, into $(VENV)"
 	@echo "make bench   install, then measure speeds, the dense CRF's on real photos (RCA_VOC_PART=DIR says where they are)"
@@ -42,6 +43,9 @@ test: $(INSTALLED_TEST)
 check: $(INSTALLED_DEV)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+docs: $(INSTALLED)
+	$(VENV)/bin/rca settings --markdown > docs/settings.md.tmp && mv docs/settings.md.tmp docs/settings.md
 
 golden: $(INSTALLED_TEST)
 	$(VENV)/bin/python tests/test_golden.py

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from rcatool.options import DEFAULT_RUN, Debug, Force, Quiet, RunDir, Settings, full, request
+from rcatool import console
+from rcatool.options import DEFAULT_RUN, Debug, Force, Json, Quiet, RunDir, Settings, full, request
 
 
 class Format(StrEnum):
@@ -32,6 +33,7 @@ AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Leave photo
 def import_cams(
     directory: Folder, format_: FormatOption, first_class: First = None, allow_missing: AllowMissing = False,
     run: RunDir = DEFAULT_RUN, set_: Settings = None, force: Force = False, quiet: Quiet = False, debug: Debug = False,
+    as_json: Json = False,
 ) -> None:  # fmt: skip
     """Make other people's CAM files the CAMs of a run, instead of training a network of ours (train-cls is not needed).
 
@@ -42,3 +44,7 @@ def import_cams(
     settings = {"source": full(directory), "source_format": format_.value, "source_first": -1 if first_class is None else first_class}
     settings["source_missing"] = str(allow_missing).lower()
     workflow.import_cams(request(run, set_, force, None, quiet), [f"cam.{name}={value}" for name, value in settings.items()])
+    if as_json:
+        from rcatool import summary
+
+        console.print_result(summary.status_json(run))

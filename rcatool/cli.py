@@ -52,7 +52,8 @@ def _dispatch(arguments: list[str]) -> int:
         guess = _GUESS.search(message)
         command = error.ctx.command_path if error.ctx else "rca"
         hint = f"did you mean {(guess[1] or guess[2]).replace(chr(39), '')}?" if guess else f"{command} --help"
-        console.error(_GUESS.sub("", message).rstrip("."), hint)
+        said = _GUESS.sub("", message).rstrip(".")
+        console.error(said[:1].lower() + said[1:], hint)  # as our own messages begin
         return 2
     except OSError as error:
         if error.errno not in _MACHINE:

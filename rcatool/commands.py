@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from rcatool import (
     __version__,
@@ -20,17 +21,31 @@ from rcatool import (
     prepare_commands,
     report_commands,
     score_commands,
+    settings_command,
+    tensorboard_command,
     weights_command,
 )
 from rcatool.errors import SetupError
 from rcatool.export_commands import export_app
 from rcatool.options import DEFAULT_RUN, Debug, Device, Force, Json, Procs, Quiet, RunDir, Settings, request
 
+# The order of `rca --help`: as they are used.
+ORDER = (
+    "demo", "prepare", "train-cls", "make-pseudo", "train-seg", "eval", "run", "predict", "status", "report", "show", "compare", "score",
+    "export", "import-cams", "inspect", "settings", "tensorboard", "bench", "doctor", "convert-weights",
+)  # fmt: skip
+
+
+class _InOrder(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(self.commands, key=ORDER.index)
+
+
 app = typer.Typer(
     name="rca",
+    cls=_InOrder,
     help="From photos and image tags to a segmentation network and an honest score.",
     epilog="Try it: rca demo. Your photos: rca prepare folder --images DIR --tags FILE, then rca run.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -44,6 +59,8 @@ app.add_typer(report_commands.app)
 app.command("predict")(predict_commands.predict)
 app.command("bench")(bench_command.bench)
 app.command("import-cams")(cam_commands.import_cams)
+app.command("settings")(settings_command.settings)
+app.command("tensorboard")(tensorboard_command.tensorboard)
 app.command("convert-weights")(weights_command.convert_weights)
 app.add_typer(inspect_commands.app, name="inspect")
 
@@ -69,9 +86,13 @@ def _stage_command(word: str, help_text: str) -> None:
     @app.command(word, help=help_text)
     def command(
         run: RunDir = DEFAULT_RUN, set_: Settings = None, force: Force = False,
-        procs: Procs = 1, device: Device = None, quiet: Quiet = False, debug: Debug = False,
+        procs: Procs = 1, device: Device = None, quiet: Quiet = False, debug: Debug = False, as_json: Json = False,
     ) -> None:  # fmt: skip
         _stage(word, request(run, set_, force, device, quiet, procs))
+        if as_json:
+            from rcatool import summary
+
+            console.print_result(summary.status_json(run))
 
 
 _stage_command(
@@ -126,7 +147,7 @@ def _run_all(
 @app.command("demo")
 def _demo(
     run: RunDir = DEMO_RUN, set_: Settings = None, force: Force = False,
-    device: Device = None, quiet: Quiet = False, debug: Debug = False,
+    device: Device = None, quiet: Quiet = False, debug: Debug = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """The whole pipeline on generated images, on a CPU, in minutes.
 
@@ -135,8 +156,9 @@ def _demo(
     from rcatool import workflow
 
     workflow.demo(request(run, set_, force, device, quiet))
-    _print_scores(run, as_json=False)
-    console.print_result(f"results: {run / 'eval' / 'metrics.json'}")
+    _print_scores(run, as_json)
+    if not as_json:
+        console.print_result(f"results: {run / 'eval' / 'metrics.json'}\nto look at: {run / 'report.html'}")
 
 
 @app.command("status")

@@ -137,6 +137,7 @@ class Runtime(Section):
     deterministic: bool = Field(False, description="CUDA: only operations that give the same bytes each time, which may be slower")
     workers: Annotated[int, Field(ge=-1)] = Field(-1, description="data-loading and pool processes; -1: as many as cores, at most 16")
     log_every: Positive = Field(20, description="steps between two lines of log.jsonl")
+    tensorboard: bool = Field(False, description="also event files of the trainings, for TensorBoard, in RUN/tensorboard (extra tb)")
 
 
 class Config(Section):

@@ -19,7 +19,7 @@ from rcatool.files import plain
 from rcatool.yaml_text import Entry
 
 _LARGEST_FILE = 1 << 20  # bytes
-_TYPE_NAMES = {int: "int", float: "float", bool: "true or false", str: "text"}
+_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _BOOLS = {"true": True, "false": False}
 _RULES = {"greater than or equal to": "at least", "less than or equal to": "at most", "greater than": "more than"}
 
@@ -134,6 +134,9 @@ def _reject_unknown(dotted: str, entry: Entry) -> None:
         raise ConfigError(f"{dotted}: expected settings, got {_shown(entry.value)}{_at(entry.where)}")
     last_parts = [name.rpartition(".")[2] for name in settings()]
     close = difflib.get_close_matches(dotted, settings(), n=1)
+    section = difflib.get_close_matches(dotted, [*sections, *settings()], n=1, cutoff=0.8)
+    if section and section[0] in sections:
+        raise ConfigError(f"unknown setting: {dotted}{_at(entry.where)}", f"did you mean the section {section[0]}?")
     if not close or "." not in dotted:
         alike = difflib.get_close_matches(dotted.rpartition(".")[2], last_parts, n=1)
         close = [name for name, last in zip(settings(), last_parts, strict=True) if last in alike] or close

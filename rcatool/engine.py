@@ -27,8 +27,10 @@ LossFn = Callable[[tuple[Tensor, ...]], dict[str, Tensor]]
 class TrainLog:
     """log.jsonl of a training step: one object per `every` steps with each scalar's mean since the last, over the steps that had it."""
 
-    def __init__(self, path: Path, *, every: int) -> None:
-        self.path, self.every = path, every
+    def __init__(self, path: Path, *, every: int, mirror: Callable[[dict[str, Any]], object] | None = None) -> None:
+        """Append to `path`; `mirror` takes each object, too."""
+        self.path, self.every, self._mirror = path, every, mirror
+        self.last: dict[str, float] = {}  # the means of the last line
         self._sums: dict[str, Tensor] = {}
         self._counts: Counter[str] = Counter()
         self._steps = 0
@@ -45,6 +47,7 @@ class TrainLog:
         """Write one line with the means and `fields`, and return the means."""
         means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
         self.write(**fields, **means)
+        self.last = means
         self._sums, self._steps = {}, 0
         self._counts.clear()
         return means
@@ -53,12 +56,14 @@ class TrainLog:
         """Append one object, in the first process. Raises `SetupError` if the disk is full."""
         if rank() > 0:
             return
-        line = json.dumps({key: round(v, 6) if isinstance(v, float) else v for key, v in fields.items()}) + "\n"
+        entry = {key: round(v, 6) if isinstance(v, float) else v for key, v in fields.items()}
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(line)
+                file.write(json.dumps(entry) + "\n")
         except OSError as error:
             raise write_error(self.path, error) from error
+        if self._mirror is not None:
+            self._mirror(entry)
 
 
 def train_one_epoch(

@@ -123,7 +123,7 @@ def read_json(path: Path, what: str) -> Any:
     try:
         return json.loads(plain(path).read_bytes())
     except FileNotFoundError as error:
-        raise DataError(f"{path}: missing ({what})") from error
+        raise DataError(f"{path}: no such file ({what})") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:

@@ -1,5 +1,6 @@
 """The commands `rca inspect ...`: what a trained network holds."""
 
+import json
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,7 +10,7 @@ import typer
 
 from rcatool import console
 from rcatool.errors import ConfigError, StageError
-from rcatool.options import DEFAULT_RUN, Debug, Device, Quiet, RunDir
+from rcatool.options import DEFAULT_RUN, Debug, Device, Json, Quiet, RunDir
 
 app = typer.Typer(help="What a trained network holds.\n\nExample: rca inspect memory --class cat")
 
@@ -28,7 +29,7 @@ def _memory(
     photos: Annotated[int, typer.Option(min=1, max=1_000_000, metavar="N", help="Training photos to look for regions in.")] = 400,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="PNG to write, instead of memory.png in the run.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at --out.")] = False,
-    device: Device = None, quiet: Quiet = False, debug: Debug = False,
+    device: Device = None, quiet: Quiet = False, debug: Debug = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """The region memory: a table, and a picture of the regions nearest to each prototype.
 
@@ -52,6 +53,9 @@ def _memory(
     from rcatool.stages import inspect_memory
 
     rows = inspect_memory.main(here, config, inspect_memory.Plan(chosen, photos, target))
+    if as_json:
+        console.print_result(json.dumps([dict(zip(_COLUMNS, row, strict=True)) for row in rows], indent=2, ensure_ascii=False))
+        return
     console.print_result(console.table("", _COLUMNS, rows))
 
 

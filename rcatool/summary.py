@@ -1,5 +1,6 @@
 """What a run has come to, as tables: its data set, the state of its steps, and its scores."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,12 @@ def status(run: Run, config: Config) -> dict[str, Any]:
         for name, state in states.items()
     ]
     return {"run": str(run.root), "steps": steps, "next": _next_command(run, config, states)}
+
+
+def status_json(root: Path) -> str:
+    """What `rca status --json` prints, of the run in `root`."""
+    run = Run(root)
+    return json.dumps(status(run, run.read_config()), indent=2)
 
 
 def _reasons(step: str, state: State, config: Config) -> list[str]:

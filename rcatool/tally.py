@@ -83,7 +83,7 @@ def read_photo_tables(path: Path) -> dict[str, PhotoTable]:
             ids, start, pair, pixels = (arrays[f"{target}.{name}"] for name in _ARRAYS)
             tables[target] = PhotoTable(tuple(raw.decode() for raw in ids.tolist()), start, pair, pixels)
     except FileNotFoundError as error:
-        raise DataError(f"{path}: missing (the counts of each photo)") from error
+        raise DataError(f"{path}: no such file (the counts of each photo)") from error
     except (*BROKEN, AttributeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     return tables

@@ -28,8 +28,8 @@ def picture(path: str, mode: str, size: tuple[int, int] = (16, 12)) -> Break:
 
 
 @table(
-    Case("photo missing", (remove(PHOTO),), PREPARE_VOC, 3, r"1 problem in the data set, first: .*a2\.jpg: file not found", COMPLETE_LIST),
-    Case("photo renamed", (rename(PHOTO, "voc/JPEGImages/A2.jpg"),), PREPARE_VOC, 3, r"a2\.jpg: file not found", COMPLETE_LIST),
+    Case("photo missing", (remove(PHOTO),), PREPARE_VOC, 3, r"1 problem in the data set, first: .*a2\.jpg: no such file", COMPLETE_LIST),
+    Case("photo renamed", (rename(PHOTO, "voc/JPEGImages/A2.jpg"),), PREPARE_VOC, 3, r"a2\.jpg: no such file", COMPLETE_LIST),
     Case("photo empty", (write(PHOTO),), PREPARE_VOC, 3, r"a2\.jpg: not an image \(JPEG, PNG, ", COMPLETE_LIST),
     Case("photo cut short", (cut(PHOTO),), PREPARE_VOC, 3, r"a2\.jpg: cannot be decoded", COMPLETE_LIST),
     Case("photo that is text", (write(PHOTO, "<html>404</html>"),), PREPARE_VOC, 3, r"a2\.jpg: not an image", COMPLETE_LIST),
@@ -76,7 +76,7 @@ def test_photos_and_masks(rca: Rca, case: Case) -> None:
     Case("list with a NUL", (write(f"{LISTS}/train.txt", "a1\na\0b\n"),),
          PREPARE_VOC, 3, r"train\.txt:2: .* cannot be the name of a photo"),
     Case("list with a photo that is nowhere", (write(f"{LISTS}/val.txt", "b1\nzz\n"), replace("voc/tags.txt", "b1", "zz")),
-         PREPARE_VOC, 3, r"zz\.jpg: file not found", COMPLETE_LIST),
+         PREPARE_VOC, 3, r"zz\.jpg: no such file", COMPLETE_LIST),
     Case("lists that overlap", (write(f"{LISTS}/val.txt", "b1\na1\n"),),
          PREPARE_VOC, 3, r"1 photos are in both data\.train_list \(train\) and data\.val_list \(val\): a1",
          "choose lists that share no photo"),

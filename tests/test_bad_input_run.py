@@ -103,7 +103,7 @@ def set_bytes(photo: str) -> None:
     Case("photos moved", (undo("train-cls"), rename("data", "elsewhere")),
          "train-cls", 3, r"No such file or directory \(and 21 more photos of 22\)", AGAIN),
     Case("mask missing when it is needed", (undo("eval"), remove(MASKS + "/train_00004.png")),
-         "eval", 3, r"train_00004\.png: file not found"),
+         "eval", 3, r"train_00004\.png: no such file"),
     Case("mask cut short when it is needed", (undo("eval"), cut(MASKS + "/train_00004.png")),
          "eval", 3, r"train_00004\.png: cannot be decoded"),
     Case("mask of another size when it is needed", (undo("eval"), lambda: Image.new("L", (9, 9)).save(MASKS + "/val_00001.png")),

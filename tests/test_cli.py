@@ -98,7 +98,7 @@ def test_help_names_every_command_and_loads_no_torch() -> None:
     code = f"import sys; from rcatool.cli import main; main(['--help']); print(sorted(set(sys.modules) & {slow}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    words = "prepare train-cls make-pseudo train-seg eval predict score compare run demo export inspect report show status doctor"
+    words = "prepare train-cls make-pseudo train-seg eval predict score compare run demo export inspect settings report show status doctor"
     for word in words.split():
         assert re.search(rf"\b{word}\b", done.stdout)
 
@@ -113,7 +113,7 @@ def test_module_can_be_run() -> None:
     done = subprocess.run([sys.executable, "-m", "rcatool", "trian-cls"], capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert "error: No such command 'trian-cls'" in done.stderr
+    assert "error: no such command 'trian-cls'" in done.stderr
 
 
 SHARED = {"--run", "--set", "--force", "--device", "--quiet", "--debug"}
@@ -127,16 +127,16 @@ OPTIONS = {
     | {"--root", "--variant", "--overlap", "--crowd", "--photos", "--tune-fraction", "--masks", "--masks-out", "--config", "--json"},
     "prepare folder": SHARED | {"--images", "--tags", "--masks", "--val-fraction", "--tune-fraction", "--config", "--json"},
     "prepare shapes": SHARED | {"--root", "--seed", "--config", "--json"},
-    "import-cams": (SHARED - {"--device"}) | {"--format", "--first-class", "--allow-missing"},
-    "train-cls": SHARED | {"--procs"},
-    "make-pseudo": SHARED | {"--procs"},
-    "train-seg": SHARED | {"--procs"},
+    "import-cams": (SHARED - {"--device"}) | {"--format", "--first-class", "--allow-missing", "--json"},
+    "train-cls": SHARED | {"--procs", "--json"},
+    "make-pseudo": SHARED | {"--procs", "--json"},
+    "train-seg": SHARED | {"--procs", "--json"},
     "eval": SHARED | {"--procs", "--reference", "--json"},
     "score": {"--classes", "--list", "--allow-missing", "--against", "--boundary", "--breakdown", "--workers"}
     | {"--json", "--quiet", "--debug"},
     "compare": {"--target", "--json", "--debug"},
     "run": SHARED | {"--procs", "--json"},
-    "demo": SHARED,
+    "demo": SHARED | {"--json"},
     "export": set(),
     "export voc-server": EXPORT | {"--list", "--comp", "--partial"},
     "export coco": EXPORT | {"--classes", "--regions", "--min-area"},
@@ -148,12 +148,14 @@ OPTIONS = {
     "export cams": {"--run", "--format", "--out", "--force", "--quiet", "--debug"},
     "predict": (SHARED - {"--set"}) | {"--out", "--model", "--scale", "--tile", "--overlap", "--overlay", "--json"},
     "inspect": set(),
-    "inspect memory": {"--run", "--class", "--photos", "--out", "--force", "--device", "--quiet", "--debug"},
+    "inspect memory": {"--run", "--class", "--photos", "--out", "--force", "--device", "--quiet", "--debug", "--json"},
     "report": {"--run", "--compare", "--out", "--force", "--quiet", "--debug"},
     "show": {"--run", "--out", "--force", "--quiet", "--debug"},
     "status": {"--run", "--json", "--debug"},
     "doctor": {"--run", "--json", "--debug"},
-    "convert-weights": {"--debug"},
+    "convert-weights": {"--debug", "--json"},
+    "settings": {"--markdown", "--json", "--debug"},
+    "tensorboard": {"--run", "--out", "--json", "--debug"},
     "bench": {"--run", "--out", "--seconds", "--set", "--device", "--quiet", "--debug", "--json"},
 }
 
@@ -172,14 +174,14 @@ def test_commands_and_options_are_these() -> None:
 @pytest.mark.parametrize(
     ("line", "message", "hint"),
     [
-        ("trian-cls", "No such command 'trian-cls'", "did you mean train-cls"),
-        ("prepare vox", "No such command 'vox'", "did you mean voc?"),
-        ("train-cls --rnu x", "No such option: --rnu", "did you mean --run"),
-        ("train-cls --zzzz", "No such option: --zzzz", "rca train-cls --help"),
+        ("trian-cls", "no such command 'trian-cls'", "did you mean train-cls"),
+        ("prepare vox", "no such command 'vox'", "did you mean voc?"),
+        ("train-cls --rnu x", "no such option: --rnu", "did you mean --run"),
+        ("train-cls --zzzz", "no such option: --zzzz", "rca train-cls --help"),
         ("train-cls --run", "requires an argument", "--help"),
-        ("prepare", "Missing command", "rca prepare --help"),
-        ("prepare voc", "Missing option '--root'", "rca prepare voc --help"),
-        ("prepare folder --images x", "Missing option '--tags'", "rca prepare folder --help"),
+        ("prepare", "missing command", "rca prepare --help"),
+        ("prepare voc", "missing option '--root'", "rca prepare voc --help"),
+        ("prepare folder --images x", "missing option '--tags'", "rca prepare folder --help"),
         ("prepare shapes --seed x", "--seed", "rca prepare shapes --help"),
         ("eval extra", "unexpected extra argument", "rca eval --help"),
         ("prepare shapes --config shape", "no preset 'shape'", "did you mean shapes?"),
@@ -346,7 +348,7 @@ def test_demo_is_the_whole_pipeline(rca: Rca, stages: Stages, tmp_path: Path) ->
     assert code == 0
     assert stages.words == list(workflow.AFTER_PREPARE)
     assert "50.0" in out
-    assert out.splitlines()[-1] == "results: runs/demo/eval/metrics.json"
+    assert out.splitlines()[-2:] == ["results: runs/demo/eval/metrics.json", "to look at: runs/demo/report.html"]
     stages.calls.clear()
     assert rca("demo").code == 0
     assert stages.calls == []

@@ -519,7 +519,7 @@ BAD = [
     ("png --out p --labels labels --images labels", 3, "labels: no photo for 3 of 3 labels"),
     ("png --out p --labels labels --classes nowhere.txt", 3, "nowhere.txt: cannot be read"),
     ("png --out p --labels labels --classes empty.txt", 3, "empty.txt: the data set has no class"),
-    ("png --labels labels", 2, "Missing option '--out'"),
+    ("png --labels labels", 2, "missing option '--out'"),
     ("png --out p --labels labels --what truth", 2, "--what"),
     ("coco --out c.json --labels labels", 2, "a COCO document names its photos"),
     ("coco --out c.json --labels labels --images images --min-area 5", 2, "--min-area 5 is about connected regions"),
@@ -535,7 +535,7 @@ BAD = [
     ("voc-server --out v.tgz --labels labels --images images --list empty.txt", 3, "empty.txt: the list is empty"),
     ("voc-server --out v.tgz --labels labels --images images", 3, "1456 missing"),
     ("voc-server --out v.tgz --labels labels --images images --comp comp7", 2, "--comp"),
-    ("", 2, "Missing command"),
+    ("", 2, "missing command"),
 ]
 
 
@@ -594,7 +594,7 @@ def test_a_photo_that_is_gone(rca: Rca, undisturbed: TinyRun, tmp_path: Path) ->
     config.write_text(config.read_text().replace(str(undisturbed.data), str(tmp_path / "gone")))
     done = rca("export", "yolo", "--run", "run", "--out", "y")
     assert done.code == 3
-    assert "file not found" in done.err
+    assert "no such file" in done.err
     assert "--photos none" in done.err
     assert rca("export", "yolo", "--run", "run", "--photos", "none", "--out", "y").code == 0
 

@@ -166,7 +166,7 @@ def test_broken_json_is_a_data_error_that_names_the_file(tmp_path: Path, content
 
 
 def test_missing_json(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.json: missing \(the record\)"):
+    with pytest.raises(DataError, match=r"a\.json: no such file \(the record\)"):
         read_json(tmp_path / "a.json", "the record")
     with pytest.raises(DataError, match="cannot be read"):
         read_json(tmp_path, "a folder")

@@ -196,7 +196,7 @@ def test_export_needs_current_cams(rca: Rca, run: Path, tmp_path: Path) -> None:
     [
         (("nowhere", "--format", "psa"), 2, "nowhere is not a folder"),
         ((".", "--format", "psa"), 3, "no CAM file, such as "),
-        (("cams", "--format", "rca"), 2, "Invalid value for '--format'"),
+        (("cams", "--format", "rca"), 2, "invalid value for '--format'"),
         (("cams", "--format", "psa", "--first-class", "2"), 2, "--first-class"),
         (("cams", "--format", "irn"), 3, ".npy: it has no `keys`, but `"),
         (("cams", "--format", "npz"), 3, "no CAM file, such as"),

@@ -103,7 +103,7 @@ def test_read_mask_takes_grey_and_few_colours(tmp_path: Path) -> None:
         (png(60_000, 60_000, 8, 0, b""), "pixels, refused"),
         (b"", "not a PNG"),
         (b"GIF89a" + bytes(40), "not a PNG"),
-        (None, "file not found"),
+        (None, "no such file"),
     ],
 )
 def test_read_mask_refuses(tmp_path: Path, content: bytes | None, message: str) -> None:
@@ -124,7 +124,7 @@ def test_classes_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "missing"),
+        (None, "no such file"),
         ("{", "not valid JSON"),
         ("[]", "list of class names"),
         ('{"names": [1]}', "list of class names"),

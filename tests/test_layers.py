@@ -19,7 +19,7 @@ LAYERS = {
     "foundation": [
         "config", "config_cls", "config_data", "config_io", "config_seg", "outside", "yaml_text",
         "files", "pool", "process", "lock", "results", "steps",
-        "run", "console",
+        "run", "console", "log_lines",
         "data/__init__", "data/labels", "data/manifest", "data/saliency", "data/tags", "data/npy", "data/npz", "data/pickled", "data/voc",
         "data/folder", "data/shapes", "data/mismatch",
         "data/mat5", "data/sbd", "data/phash", "data/mask_digest", "data/census", "data/photos", "data/photo_files", "data/photo_ids",
@@ -31,14 +31,14 @@ LAYERS = {
         "cam_files", "cam_writing", "label_weights", "pseudo", "pseudo_batch", "soft_labels", "seg_inference", "breakdown",
         "scoring", "metrics", "tally", "bootstrap", "boundary",
         "conventions", "scorecard", "checkpoint", "world", "ranks", "throughput", "region_picture",
-        "network_card", "network_file", "onnx_file", "overlay", "segmenter", "tiling",
+        "network_card", "network_file", "onnx_file", "event_log", "overlay", "segmenter", "tiling",
     ],
     "engine": ["engine"],
     "stages": ["stages/*"],
     "export": ["export/*"],
     "cli": [
         "__init__", "cli", "options", "commands", "prepare_commands", "coco_command", "cam_commands", "score_commands", "export_commands",
-        "inspect_commands", "predict_commands", "weights_command", "bench_command", "workflow", "launch", "loading",
+        "inspect_commands", "predict_commands", "weights_command", "tensorboard_command", "settings_command", "settings_table", "bench_command", "workflow", "launch", "loading",
         "voc_archives", "summary", "score_tables", "mask_score",
         "comparison", "reference", "doctor", "run_checks", "report_commands", "report/*", "__main__",
     ],
@@ -58,7 +58,7 @@ FORBIDDEN = {
 DOORS = {
     "typer": [
         "cli", "options", "commands", "prepare_commands", "coco_command", "cam_commands", "score_commands", "export_commands",
-        "inspect_commands", "predict_commands", "weights_command", "bench_command", "report_commands",
+        "inspect_commands", "predict_commands", "weights_command", "tensorboard_command", "settings_command", "bench_command", "report_commands",
     ],
     "jinja2": ["report/page"],
     "markupsafe": ["report/chart"],
@@ -72,6 +72,7 @@ DOORS = {
     "pycocotools": ["data/coco_regions", "export/coco"],
     "onnx": ["onnx_file"],
     "onnxruntime": ["onnx_file"],
+    "tensorboard": ["event_log"],
 }
 
 EXPORT = [module for module in MODULES if module.startswith("export/")]
@@ -81,7 +82,7 @@ REPORT = [module for module in MODULES if module.startswith("report/")]
 WITHOUT_TORCH = [
     *LAYERS["foundation"], *(name for name in LAYERS["cli"] if name != "report/*"), *EXPORT, *REPORT,
     "pseudo", "refine/crf", "refine/lattice", "refine/affinity_labels", "scoring", "cams",
-    "soft_labels", "breakdown", "label_weights", "overlay", "cam_files", "metrics", "tally", "scorecard",
+    "soft_labels", "breakdown", "label_weights", "overlay", "cam_files", "metrics", "tally", "scorecard", "event_log",
     "stages/prepare", "stages/import_cams", "stages/sbd_masks", "stages/verify_data", "stages/voc_download",
 ]  # fmt: skip
 

@@ -351,7 +351,7 @@ def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "file not found"),
+        (None, "no such file"),
         (b"", r"not an image \(.*\): the file is empty"),
         (b"a note", r"not an image \(JPEG, PNG, BMP, GIF, WEBP, TIFF and HEIF can be read\)"),
         (b"<html>404</html>", "a web page"),

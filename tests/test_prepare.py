@@ -105,7 +105,7 @@ def truncate(path: Path) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "photo gone": (lambda base: (base / "JPEGImages/a2.jpg").unlink(), "JPEGImages/a2.jpg: file not found"),
+    "photo gone": (lambda base: (base / "JPEGImages/a2.jpg").unlink(), "JPEGImages/a2.jpg: no such file"),
     "photo truncated": (lambda base: truncate(base / "JPEGImages/a2.jpg"), "JPEGImages/a2.jpg: cannot be decoded"),
     "photo is text": (lambda base: (base / "JPEGImages/a2.jpg").write_text("?"), "JPEGImages/a2.jpg: not an image"),
     "photo of another size": (
@@ -150,7 +150,7 @@ def test_all_problems_are_listed(run: Run, base: Path, capsys: pytest.CaptureFix
     (base / "tags.txt").write_text("".join(f"{image_id} cat\n" for image_id in ids))
     with pytest.raises(DataError, match="^30 problems in the data set"):
         prepare.main(run, config(base, workers=2))
-    assert capsys.readouterr().err.count("file not found") == 20
+    assert capsys.readouterr().err.count("no such file") == 20
     lines = (run.root / "prepare-problems.txt").read_text().splitlines()
     assert [Path(line.partition(":")[0]).stem for line in lines] == ids
     assert not run.dir("prepare").exists()

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from rcatool.log_lines import read_log
 from rcatool.report.chart import Line, Mark, line_chart, nice_ticks, number, thinned
-from rcatool.report.curves import RATE, curves, read_log
+from rcatool.report.curves import RATE, curves
 
 
 def places(svg: str, index: int) -> list[tuple[float, float]]:

@@ -45,7 +45,7 @@ def test_two_values_become_0_and_1(tmp_path: Path) -> None:
 
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    with pytest.raises(DataError, match=rf"{re.escape(str(path))}: file not found"):
+    with pytest.raises(DataError, match=rf"{re.escape(str(path))}: no such file"):
         read_saliency(path, (12, 16))
     Image.fromarray(GREY).save(path)
     with pytest.raises(DataError, match=r"saliency map is 12 x 16 \(H x W\), expected 16 x 12"):

@@ -159,7 +159,7 @@ def test_masks_without_a_partner(score_: Rca, pred: Path, gt: Path, tmp_path: Pa
         ("score pred small", 3, r"pred/2007_000032.png: 10 x 12 pixels \(H x W\), but small/2007_000032.png is 1 x 1"),
         ("score pred broken", 3, "broken/2007_000032.png: cannot be decoded"),
         ("score pred void", 3, "nothing to score"),
-        ("score pred", 2, "Missing argument 'GT'"),
+        ("score pred", 2, "missing argument 'GT'"),
         ("score pred gt --workers -2", 2, "workers"),
     ],
 )  # fmt: skip

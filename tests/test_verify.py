@@ -39,7 +39,7 @@ def test_all_is_well(rca: Rca, prepared: Path) -> None:
 
 
 HARM: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "gone": (Path.unlink, "missing", "file not found"),
+    "gone": (Path.unlink, "missing", "no such file"),
     "one bit": (flip, "changed", "other content than when it was prepared"),
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "changed", ""),
     "another": (lambda path: shutil.copy(path.with_name(f"a3{path.suffix}"), path), "changed", ""),
@@ -117,7 +117,7 @@ def test_several_processes_find_the_same(rca: Rca, base: Path, tmp_path: Path) -
         ("prepare --verify --run run --set data.root=", 2, "data.root"),
         ("prepare --verify voc --root x", 2, "--verify takes no data set"),
         ("prepare --run run voc --root x", 2, "the options of `prepare voc` come after `voc`"),
-        ("prepare --verfiy", 2, "No such option: --verfiy"),
+        ("prepare --verfiy", 2, "no such option: --verfiy"),
     ],
 )
 def test_mistakes(rca: Rca, prepared: Path, words: str, code: int, message: str) -> None:

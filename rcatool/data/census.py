@@ -147,7 +147,17 @@ def oddities(document: Mapping[str, Any]) -> list[str]:
     ]
     unseen = found["classes_without_training_photo"]
     lines.append(f"no training photo has the tag {' or '.join(map(repr, unseen))}" if unseen else "")
+    lines.append(_everywhere(document))
     return [line for line in lines if line]
+
+
+def _everywhere(document: Mapping[str, Any]) -> str:
+    """A line about the classes that every tagged training photo has: a network that knows tags only has nothing to tell them by."""
+    tagged = document["splits"].get("train", {}).get("tagged", 0)
+    found = [name for name, counts in document["classes"].items() if tagged > 1 and counts["train"]["tagged"] == tagged]
+    if not found:
+        return ""
+    return f"every training photo has the tag {' and '.join(map(repr, found))}: nothing tells it from the background (add photos without)"
 
 
 def _line(what: str, entries: Sequence[Mapping[str, Any]], name: Callable[[Mapping[str, Any]], str]) -> str:

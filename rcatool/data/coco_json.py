@@ -56,7 +56,7 @@ def read_instances(path: Path, bar: Callable[[int], object] | None = None) -> In
         with open(plain(path), "rb") as handle:
             return _read(path, Window(handle, bar))
     except FileNotFoundError:
-        raise DataError(f"{path}: missing (the annotations)", "unpack annotations_trainval2014.zip in the data set's folder") from None
+        raise DataError(f"{path}: no such file (the annotations)", "unpack annotations_trainval2014.zip in the data set's folder") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except RecursionError as error:

@@ -55,7 +55,7 @@ def decoding(path: Path) -> Iterator[None]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except FileNotFoundError:
-        raise DataError(f"{path}: file not found") from None
+        raise DataError(f"{path}: no such file") from None
     except UnidentifiedImageError:
         raise _foreign(path) from None
     except BOMBS as error:

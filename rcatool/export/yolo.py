@@ -73,7 +73,7 @@ def _line(segment: Segment, size: tuple[int, int]) -> str:
 
 def _bring(photo: Path, target: Path, *, link: bool) -> None:
     if not photo.is_file():
-        raise DataError(f"{photo}: file not found", "put the photo back, or export the labels alone: --photos none")
+        raise DataError(f"{photo}: no such file", "put the photo back, or export the labels alone: --photos none")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         if link:

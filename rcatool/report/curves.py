@@ -1,13 +1,11 @@
 """What the training steps wrote to log.jsonl, as curves: losses, scores on the way, learning rate and images per second."""
 
-import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from rcatool.log_lines import is_number
 from rcatool.report.chart import Line
 
 BATCH = {"train-cls": "cls.batch_size", "make-pseudo/affinity": "affinity.batch_size"}  # other trainings: seg.batch_size
@@ -41,25 +39,6 @@ class Curve:
         return self.field.startswith("loss") or self.field in ("val_map", "tune_miou", "lr", RATE)
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The objects of a log.jsonl in order; empty without the file. A half-written line is left out; steps taken twice count once."""
-    if not path.is_file():
-        return []
-    entries: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if not isinstance(entry, dict):
-            continue
-        for field in ("step", "epoch"):  # a training that was resumed repeats what it had not finished
-            if _is_number(entry.get(field)):
-                entries = [old for old in entries if not (_is_number(old.get(field)) and old[field] >= entry[field])]
-        entries.append(entry)
-    return entries
-
-
 def curves(entries: Iterable[Mapping[str, Any]], batch_size: int | None) -> list[Curve]:
     """The curves of a log's numbers: losses first, then scores, rate, learning rate, and the others by name.
 
@@ -68,11 +47,11 @@ def curves(entries: Iterable[Mapping[str, Any]], batch_size: int | None) -> list
     points: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     before: Mapping[str, Any] | None = None
     for entry in entries:
-        x_name = "step" if _is_number(entry.get("step")) else "epoch"
-        if not _is_number(entry.get(x_name)):
+        x_name = "step" if is_number(entry.get("step")) else "epoch"
+        if not is_number(entry.get(x_name)):
             continue
         for field, value in entry.items():
-            if field not in _X_FIELDS and _is_number(value):
+            if field not in _X_FIELDS and is_number(value):
                 points[field, x_name].append((float(entry[x_name]), float(value)))
         if x_name == "step":
             rate = _rate(before, entry, batch_size)
@@ -84,7 +63,7 @@ def curves(entries: Iterable[Mapping[str, Any]], batch_size: int | None) -> list
 
 
 def _rate(before: Mapping[str, Any] | None, entry: Mapping[str, Any], batch_size: int | None) -> float | None:
-    if before is None or batch_size is None or not (_is_number(before.get("time")) and _is_number(entry.get("time"))):
+    if before is None or batch_size is None or not (is_number(before.get("time")) and is_number(entry.get("time"))):
         return None
     seconds = entry["time"] - before["time"]
     return batch_size * (entry["step"] - before["step"]) / seconds if seconds > 0 else None
@@ -95,7 +74,3 @@ def _order(curve: Curve) -> tuple[int, str]:
     if curve.field in first:
         return (0 if curve.field == "loss" else 2 + first.index(curve.field)), curve.field
     return (1 if curve.field.startswith("loss") else 9), curve.field
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

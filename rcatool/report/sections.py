@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rcatool import comparison
+from rcatool.log_lines import read_log
 from rcatool.report.chart import Line, Mark, line_chart
-from rcatool.report.curves import BATCH, RATE, SHARES, Curve, curves, read_log
+from rcatool.report.curves import BATCH, RATE, SHARES, Curve, curves
 from rcatool.report.facts import record_of, shown
 from rcatool.run import Run
 from rcatool.score_tables import ERRORS, SCORE_COLUMNS, TARGETS, percent, score_rows, signed, span

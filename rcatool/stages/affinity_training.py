@@ -17,7 +17,7 @@ from rcatool.checkpoint import resume_training, save_state, save_training
 from rcatool.config import Config
 from rcatool.data.datasets import EpochBatches, SegDataset, Variation, train_loader
 from rcatool.data.manifest import Sample
-from rcatool.engine import TrainLog, train_one_epoch
+from rcatool.engine import train_one_epoch
 from rcatool.optim import sgd
 from rcatool.pool import parallel_map, worker_count
 from rcatool.pseudo import LabelJob, LabelRule
@@ -27,6 +27,7 @@ from rcatool.refine.affinity_loss import affinity_loss
 from rcatool.refine.crf import crf_params
 from rcatool.run import Run
 from rcatool.stages.networks import AffinityModel, affinity_network, lr_schedule, read_data
+from rcatool.stages.train_log import open_log
 from rcatool.world import make_world
 
 CRF_ITERATIONS = 10  # of the published pipelines: the labels' own, whatever pseudo.crf_iterations is
@@ -57,7 +58,7 @@ def train_affinity(run: Run, config: Config, samples: Sequence[Sample], *, force
         chosen, Path(config.data.root), classes.num_classes, varied, labels=labels, resize_scale=settings.resize_scale
     )
     loader = train_loader(dataset, batches, workers=worker_count(config.runtime.workers), pin=world.device.type == "cuda")
-    log = TrainLog(step.path / "log.jsonl", every=config.runtime.log_every)
+    log = open_log(run, step, config)
     for epoch in range(start, settings.epochs):
         batches.epoch = epoch
         model.train()

@@ -121,7 +121,7 @@ def _rows(memory: RegionMemory, classes: ClassInfo, plan: Plan, found: Found, *,
     return [
         [
             classes.names[cls], int(census["slots"][cls]), int(census["filled"][cls]), prototypes[cls],
-            f"{census['visits'][cls]:.1f}", f"{census['age'][cls]:.1f}", seen[cls],
+            round(census["visits"][cls], 1), round(census["age"][cls], 1), seen[cls],
         ]
         for cls in plan.classes
     ]  # fmt: skip

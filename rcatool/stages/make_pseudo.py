@@ -78,6 +78,7 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
     _say("CAMs", len(mine), len(todo))
     dataset = MultiScaleDataset(todo, root, scales=config.cam.scales, flip=config.cam.flip)
     loader = view_loader(dataset, workers=min(2, worker_count(config.runtime.workers)))
+    empty = 0
     with console.progress("make-pseudo CAMs", total=len(mine)) as bar:
         bar.advance(len(mine) - len(todo))
         for index, views in loader:
@@ -86,7 +87,10 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
             if columns is not None:
                 cam = redraw(cam, columns, sample, settings=config.cam, bank=bank, photo=photo[sample.id])
             save_cam(step.path / f"{sample.id}.npz", np.asarray(sample.classes), cam, sample.size)
+            empty += not cam.any()
             bar.advance(1)
+    if empty > len(todo) / 2:
+        console.warn(f"make-pseudo: the maps of {empty} of {len(todo)} photos are empty: train-cls has not learnt their classes")
     wait()
     on_first(lambda: run.commit(step, {**world.describe(), "photos": len(samples)}))
 

@@ -21,7 +21,7 @@ from rcatool.data.manifest import Sample, check_images, split
 from rcatool.data.saliency import require_saliency
 from rcatool.engine import TrainLog, train_one_epoch
 from rcatool.errors import DataError
-from rcatool.metrics import mean_average_precision
+from rcatool.metrics import constant_loss, mean_average_precision
 from rcatool.models.accumulator import AccumulationRule, AttentionAccumulator
 from rcatool.pool import worker_count
 from rcatool.ranks import on_first, share, total
@@ -40,6 +40,7 @@ from rcatool.stages.networks import (
     tag_matrix,
     variation,
 )
+from rcatool.stages.train_log import open_log
 from rcatool.stages.weight_check import check_finite, check_input
 from rcatool.world import World, make_world
 
@@ -79,7 +80,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     resize_long = None if config.cls.resize_square else config.cls.resize_long
     dataset = ClsDataset(train, root, classes.num_classes, varied, resize_long=resize_long, saliency=config.cls.saliency_weight > 0)
     loader = train_loader(dataset, batches, workers=worker_count(config.runtime.workers), pin=world.device.type == "cuda")
-    log = TrainLog(step.path / "log.jsonl", every=config.runtime.log_every)
+    log = open_log(run, step, config)
     val_map = None
     for epoch in range(start, config.cls.epochs):
         batches.epoch = epoch
@@ -89,6 +90,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
             val_map = validate(training.model, held_out, root, classes.num_classes, config=config, world=world)
         _log_epoch(training, log, epoch, val_map, intake)
         on_first(partial(_save, training, step, epoch + 1))
+    _check_learning(log, tag_matrix(train, classes.num_classes))
     about = {"val_map": val_map} | ({"input": doubt} if doubt else {})
     on_first(lambda: _finish(run, training, step, classes.names, about))
 
@@ -180,12 +182,22 @@ def _log_epoch(training: Training, log: TrainLog, epoch: int, val_map: float | N
     if memory is not None:
         fields["memory_fill"] = float((memory.visits > 0).float().mean())
         fields["prototypes"] = int(memory.prototype_valid.sum())
-    shown = ", ".join(f"{name} {value:.3f}" for name, value in fields.items() if isinstance(value, float))
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in {"loss": log.last.get("loss"), **fields}.items() if isinstance(value, float))
     console.log(f"train-cls: epoch {epoch + 1}/{training.config.cls.epochs} done{', ' + shown if shown else ''}")
     if memory is not None:
         census = {**memory.census(epoch), "found": intake.found, "stored": intake.stored}
         fields["memory"] = {name: [round(float(value), 3) for value in values] for name, values in census.items()}
     log.write(**fields)
+
+
+def _check_learning(log: TrainLog, tags: Tensor) -> None:
+    """Warn where the network, in its last steps, knows of a photo's tags only how often each occurs: its maps are noise, or empty."""
+    reached, nothing = log.last.get("loss_o", 0.0), constant_loss(tags.numpy())
+    if reached > 0.97 * nothing > 0:
+        console.warn(
+            f"train-cls: the network has learnt next to nothing (loss {reached:.3f}; {nothing:.3f} is to say each tag as often as it "
+            "occurs): try a tenth of cls.lr and cls.head_lr, or more cls.epochs"
+        )
 
 
 def _headline(config: Config, train: Sequence[Sample], start: int, world: World) -> str:

@@ -43,6 +43,7 @@ from rcatool.stages.networks import (
 from rcatool.stages.second_round import make_second_labels
 from rcatool.stages.seg_step import StepLoss, Teacher
 from rcatool.stages.seg_validation import Best, tune_miou, validation_photos
+from rcatool.stages.train_log import open_log
 from rcatool.stages.weight_check import check_finite, check_input
 from rcatool.world import World, make_world
 
@@ -108,14 +109,14 @@ def train_round(run: Run, config: Config, *, name: str, labels: Path | None, for
     console.log(f"{name}: {config.seg.backbone}, {len(train)} photos, {config.seg.epochs} epochs on {world.device}{resumed}")
     batches = EpochBatches(len(train), config.seg.batch_size, config.seed)
     loader = train_loader(dataset, batches, workers=worker_count(config.runtime.workers), pin=world.device.type == "cuda")
-    _run_epochs(training, loader, batches, step, start)
+    _run_epochs(run, training, loader, batches, step=step, start=start)
     on_first(lambda: _finish(run, training, step, doubt))
 
 
-def _run_epochs(training: Training, loader: Loader, batches: EpochBatches, step: StepDir, start: int) -> None:
+def _run_epochs(run: Run, training: Training, loader: Loader, batches: EpochBatches, *, step: StepDir, start: int) -> None:
     """Train from the epoch `start` on, with a checkpoint after each."""
     config, epochs = training.config, training.config.seg.epochs
-    log = TrainLog(step.path / "log.jsonl", every=config.runtime.log_every)
+    log = open_log(run, step, config)
     loss_fn = StepLoss(training.model, config.seg, _teacher(training), window=config.runtime.log_every)
     warned, told = False, ""
     for epoch in range(start, epochs):

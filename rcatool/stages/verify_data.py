@@ -99,7 +99,7 @@ def _check_file(name: str, root: Path, *, digest: str | None, size: int | None) 
         if digest is not None and sha256_file(path)[:16] != digest:
             return [(CHANGED, name, "other content than when it was prepared")]
     except FileNotFoundError:
-        return [(MISSING, name, "file not found")]
+        return [(MISSING, name, "no such file")]
     except (OSError, DataError) as error:
         reason = error.strerror if isinstance(error, OSError) else error.message.removeprefix(f"{path}: ")
         return [(CHANGED, name, f"cannot be read ({reason})")]
