@@ -123,11 +123,9 @@ def _strip(albums: list[Album], photo_id: str, change: float, target: str, budge
         budget.broken.append(error.message)
         return None
     strip = strip_of(albums[0], photo_id, panels, f"{signed(change)} points")
-    size = sum(len(uri) for _, uri, *_ in strip.panels)
-    if size > budget.left:
+    if not budget.spend(strip.size):
         budget.left_out += 1
         return None
-    budget.left -= size
     return strip
 
 
@@ -137,5 +135,5 @@ def _panels(albums: list[Album], sample: Sample, target: str) -> list[Panel]:
     shown = [("photo", sides[0].get("photo"))]
     shown += [(f"{letter}: {title}", side.get(title)) for letter, side in zip("AB", sides, strict=True)]
     shown.append(("truth", sides[0].get("truth")))
-    return [Panel(name, panel.image, panel.words, () if target in MAPS and name != "truth" else panel.present)
+    return [Panel(name, panel.image, panel.words, () if target in MAPS and name != "truth" else panel.present, panel.miou)
             for name, panel in shown if panel is not None]  # fmt: skip

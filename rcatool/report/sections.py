@@ -8,7 +8,7 @@ from rcatool.report.chart import Line, Mark, line_chart
 from rcatool.report.curves import BATCH, RATE, SHARES, Curve, curves, read_log
 from rcatool.report.facts import record_of, shown
 from rcatool.run import Run
-from rcatool.score_tables import ERRORS, SCORE_COLUMNS, TARGETS, percent, score_rows, signed, span
+from rcatool.score_tables import ERRORS, SCORE_COLUMNS, TARGETS, percent, protocol_line, score_rows, signed, span
 from rcatool.steps import STEPS
 
 Document = Mapping[str, Any]
@@ -37,6 +37,7 @@ def headline(metrics: Mapping[str, Document], reference: Document | None) -> dic
         "oracle": bool(scores.get("oracle")),
         "columns": [SCORE_COLUMNS[k] for k in kept],
         "rows": [[row[k] for k in kept] for row in rows],
+        "protocol": protocol_line(scores) if scores.get("protocol") else "",
         "protocols": [(TARGETS.get(name, name), _flat(told.get("protocol", {}))) for name, told in metrics.items()],
         "reference": percent(reference["ratio"]["miou"]) if reference else "",
     }
