@@ -40,7 +40,8 @@ def run_tables(metrics: Mapping[str, Document]) -> list["RenderableType"]:
     """The tables of `rca eval`: IoU by class, the scores, what other evaluators would say, and the protocols."""
     found = [class_table(metrics), score_table(metrics), *breakdown_tables(metrics)]
     if any("conventions" in scores for scores in metrics.values()):
-        found += [_peer_table(metrics), "\n".join(f"{TARGETS.get(name, name)}: {protocol_line(scores)}" for name, scores in metrics.items())]
+        protocols = [f"{TARGETS.get(name, name)}: {protocol_line(scores)}" for name, scores in metrics.items()]
+        found += [_peer_table(metrics), "\n".join(protocols)]
     return found
 
 

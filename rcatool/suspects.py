@@ -18,7 +18,7 @@ _COUNTED = {"doubted": "tags", "unnamed": "classes without a tag"}
 
 
 def find(run: Run, *, most: int) -> dict[str, Any]:
-    """A document of both kinds, `most` lines each. StageError where the run has no scores of the classifier, DataError if they are broken."""
+    """A document of both kinds, `most` lines each. StageError where the run has no scores, DataError where they are broken."""
     run.read_config()
     folder = run.dir("make-pseudo/cams")
     if not (folder / NAME).is_file():

@@ -72,7 +72,8 @@ function measure(frame) {
   const out = all.filter(e => e.getBoundingClientRect().right > wide + 0.5);
   const broken = [...page.images].filter(i => i.complete && !i.naturalWidth).length;
   return {
-    width: view.innerWidth, scroll: page.documentElement.scrollWidth, texts: texts.length, least: texts[0], closed, reached, lost, broken, silent,
+    width: view.innerWidth, scroll: page.documentElement.scrollWidth, texts: texts.length, least: texts[0], closed, reached, lost,
+    broken, silent,
     filter: filtered(page, view),
     out: out.slice(0, 3).map(e => e.outerHTML.slice(0, 80)), dark: view.matchMedia('(prefers-color-scheme: dark)').matches,
   };
@@ -107,7 +108,8 @@ def measure(page: Path, folder: Path, *, dark: bool) -> Measured:
     command = [
         find_chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
         f"--user-data-dir={folder / 'profile'}",
-        f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--window-size=1400,1000", "--enable-logging=stderr", "--dump-dom", around.as_uri(),
+        f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--window-size=1400,1000",
+        "--enable-logging=stderr", "--dump-dom", around.as_uri(),
     ]  # fmt: skip
     environment = {**os.environ, "HOME": str(folder)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)

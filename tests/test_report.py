@@ -20,7 +20,7 @@ from rcatool.data.manifest import read_manifest
 from rcatool.metrics import confusion_matrix, scores
 from rcatool.report import galleries, page
 from rcatool.report.panels import open_album
-from rcatool.report.photo_scores import choose, photo_miou
+from rcatool.report.photo_scores import choose, choose_for_classes, class_iou, photo_miou
 from rcatool.run import Run
 from rcatool.tally import read_photo_tables
 
@@ -232,6 +232,41 @@ def test_which_photos_are_shown() -> None:
     few = choose(miou[:4])
     assert (few.best, few.worst, few.random) == ([2, 0, 3], [], [])
     assert choose(np.array([np.nan])) == ([], [], [])
+
+
+def test_each_class_has_photos_of_its_own() -> None:
+    nan = np.nan
+    iou = np.array([[1, 0.5, nan], [1, 0.2, 0.9], [1, 0.9, 0.1], [1, nan, 0.3], [1, 0.7, nan], [1, 0.6, 0.05], [1, nan, nan]])
+    found = choose_for_classes(iou, {5})
+    # In turns: the worst of both, the best of both, the second worst, ...; photo 5 is shown anyway.
+    assert [(one.index, one.label, one.worst) for one in found] == [(1, 1, True), (2, 2, True), (4, 1, False), (3, 2, False), (0, 1, True)]
+    assert choose_for_classes(iou, {5}, most=3) == found[:3]
+    assert choose_for_classes(np.full((3, 4), nan), set()) == []
+
+
+def test_iou_of_a_class_is_that_of_the_masks(undisturbed: TinyRun) -> None:
+    run = undisturbed.path
+    table = read_photo_tables(run / "eval" / "per_image.npz")["pseudo"]
+    samples = {sample.id: sample for sample in read_manifest(run / "prepare" / "manifest.jsonl")}
+    for photo, found in zip(table.ids, class_iou(table, 5), strict=True):
+        truth = read_mask(undisturbed.data / str(samples[photo].mask), num_classes=4)
+        made = read_mask(run / "make-pseudo" / "labels" / f"{photo}.png", num_classes=4)
+        counts = truth != 255
+        for label, value in enumerate(found.tolist()):
+            there, said = (truth == label) & counts, (made == label) & counts
+            expected = (there & said).sum() / (there | said).sum() if there.any() else None
+            assert np.isnan(value) if expected is None else value == pytest.approx(expected)
+
+
+def test_tags_that_the_classifier_doubts(rca: Rca, undisturbed: TinyRun) -> None:
+    document = json.loads(rca("inspect", "tags", "--run", undisturbed.path, "--json", "--most", 12).out)
+    text = (undisturbed.path / "report.html").read_text(encoding="utf-8").partition('<section id="tags">')[2].partition("</section>")[0]
+    shown = re.findall(r'<figcaption><b>([^<]*)</b> <span class="score">([\d.]+) %</span>.*?<span class="soft">([^<]*)</span>', text)
+    lines = [line for kind in ("doubted", "unnamed") for line in document[kind]["first"]]
+    assert [(name, photo) for name, _, photo in shown] == [(line["class"], line["photo"]) for line in lines]
+    for (_, score, _), line in zip(shown, lines, strict=True):
+        assert float(score) == pytest.approx(100 * line["probability"], abs=0.06)
+    assert text.count("unusual</span>") == sum(line["beyond"] for line in lines)
 
 
 def test_pictures_stay_within_their_bytes(undisturbed: TinyRun) -> None:

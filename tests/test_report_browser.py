@@ -65,10 +65,9 @@ def test_the_measure_sees_faults(tmp_path: Path) -> None:
     browser.find_chromium()
     page = tmp_path / "bad.html"
     wide = '<p style="width:500px;color:#999;background:#fff">grey</p>'
-    links = '<style>:focus-visible{outline:2px solid}</style><a href="#a" style="outline:none">no ring</a> <a href="#b" style="display:none">hidden</a> <a href="#c">well</a>'
-    page.write_text(
-        f'<!doctype html>{wide}{links}<img src="data:image/png;base64,AAAA" alt=""><script>console.error("a fault")</script>'
-    )
+    links = '<a href="#a" style="outline:none">no ring</a> <a href="#b" style="display:none">hidden</a> <a href="#c">well</a>'
+    style, script = "<style>:focus-visible{outline:2px solid}</style>", '<script>console.error("a fault")</script>'
+    page.write_text(f'<!doctype html>{style}{wide}{links}<img src="data:image/png;base64,AAAA" alt="">{script}')
     views, console = browser.measure(page, tmp_path, dark=False)
     assert len(console) == len(browser.WIDTHS)
     assert "a fault" in console[0]

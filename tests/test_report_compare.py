@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def test_the_page_of_two_runs_says_what_compare_says(rca: Rca, undisturbed: Tiny
         assert row[4:] == [signed(told["difference"]), " to ".join(map(signed, told["interval"]))]
     assert ["eval.scales", "[1.0]", "[0.5]"] in [row[:3] for row in found.rows]
     assert len(found.all("img")) % 4 == 0  # photo, A, B, truth
+    here, there = (json.loads((run / "eval" / "metrics.json").read_text()) for run in (undisturbed.path, other))
+    for target, name in (("cam", "CAMs"), ("pseudo", "pseudo labels"), ("seg", "segmentation network")):
+        first, second = here[target]["miou"], there[target]["miou"]
+        assert [name, f"{100 * first:.1f}", f"{100 * second:.1f}", signed(second - first)] in found.rows
+    text = path.read_text(encoding="utf-8")
+    charts = text.partition('<section id="training">')[2].partition("</section>")[0].split("<svg")[1:]
+    assert len(charts) > 6
+    for chart in charts:  # both were trained alike
+        lines = re.findall(r'<polyline class="line line-(\d)" points="([^"]*)"', chart)
+        assert [number for number, _ in lines] == ["0", "1"]
+        assert lines[0][1] == lines[1][1]
     refused = rca("report", "--compare", undisturbed.path, tmp_path / "nothing")
     assert (refused.code, "no run here" in refused.err) == (4, True)
 
@@ -73,7 +85,8 @@ def test_show_draws_what_the_files_say(rca: Rca, undisturbed: TinyRun, tmp_path:
         label = int(np.bincount(truth[truth > 0]).argmax())
         inside = truth == label
         first, last = (
-            picture[top : top + round(height * scale), MARGIN + k * step : MARGIN + k * step + round(width * scale)] for k in (0, panels - 1)
+            picture[top : top + round(height * scale), left : left + round(width * scale)]
+            for left in (MARGIN, MARGIN + (panels - 1) * step)
         )
         rows, columns = ((np.argwhere(inside) + 0.5) * scale).astype(int).T
         moved = (last[rows, columns].astype(float) - 0.55 * first[rows, columns]) / 0.45

@@ -134,7 +134,8 @@ def test_what_cannot_be_read_is_refused(rca: Rca, undisturbed: TinyRun, tmp_path
     whole = path.read_bytes()
     with np.load(path) as arrays:
         ids, logits = arrays["ids"], arrays["logits"]
-    for change in ({"logits": logits[1:]}, {"logits": logits.astype(np.float64)}, {"logits": logits * np.nan}, {"ids": np.arange(len(ids))}):
+    wrong_logits = (logits[1:], logits.astype(np.float64), logits * np.float16(np.nan))
+    for change in (*({"logits": each} for each in wrong_logits), {"ids": np.arange(len(ids))}):
         with path.open("wb") as file:
             np.savez(file, **({"ids": ids, "logits": logits} | change))
         with pytest.raises(DataError, match="not scores of 4 classes"):

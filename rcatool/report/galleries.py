@@ -125,8 +125,8 @@ def _by_score(album: Album, target: str, table: PhotoTable, budget: Budget) -> G
     singles = choose_for_classes(iou, {index for kind in chosen for index in kind})
     for single, strip in _for_classes(album, table, iou, singles, budget):
         strips["worst" if single.worst else "best"].append(strip)
-    known = next((album.samples[photo] for photo in table.ids if photo in album.samples), None)
-    about = f"By the mIoU of each photo, over the labels in its truth or prediction; {len(table.ids)} {known.split if known else ''} photos."
+    known = next((album.samples[photo].split for photo in table.ids if photo in album.samples), "")
+    about = f"By the mIoU of each photo, over the labels in its truth or prediction; {len(table.ids)} {known} photos."
     return Gallery(TARGETS[target].capitalize(), about, [Group(title, found) for title, found in strips.items()])
 
 
@@ -174,8 +174,9 @@ def strip_of(album: Album, photo_id: str, panels: Sequence[Panel], score: str = 
     """Panels as they stand on the page."""
     table, present = colours(), present_in(panels)
     legend = [(name_of(album, value), "#{:02x}{:02x}{:02x}".format(*table[value])) for value in present]
+    scores = ["" if panel.miou is None else f"{percent(panel.miou)} %" for panel in panels]
     cells = [
-        Cell(p.title, data_uri(p.image), f"{p.title} of {photo_id}: {p.words}", *p.image.size, "" if p.miou is None else f"{percent(p.miou)} %")
-        for p in panels
+        Cell(panel.title, data_uri(panel.image), f"{panel.title} of {photo_id}: {panel.words}", *panel.image.size, score)
+        for panel, score in zip(panels, scores, strict=True)
     ]
     return Strip(photo_id, cells, legend, score, [value for value in present if value < len(album.labels)])

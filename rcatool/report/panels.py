@@ -81,7 +81,7 @@ def open_album(run: Run, config: Config, *, truth: bool = True) -> Album:
 def draw_panels(
     album: Album, sample: Sample, *, long_side: int, smallest: int = SMALLEST, extra: Mapping[str, np.ndarray] | None = None
 ) -> list[Panel]:
-    """The panels that there are of a photo, of `long_side` (or `smallest`, if the photo is smaller) pixels. DataError for an unreadable file.
+    """The panels that there are of a photo, `long_side` pixels long (a smaller one: `smallest`). DataError for an unreadable file.
 
     `extra` are label maps (H, W) uint8 by kind that are shown as if they were in the run.
     """
