@@ -17,13 +17,13 @@ def leave_pages(run: Run, word: str, config: Config) -> None:
 
     Truth is shown only after the commands that read masks anyway: the others never open one.
     """
-    if word == "train-cls" and config.cls.method != "cam" and (run.dir(word) / "final.pt").is_file():
+    from rcatool.report import page, prototypes
+
+    if word == "train-cls" and prototypes.has_prototypes(config) and (run.dir(word) / "final.pt").is_file():
         try:
             _draw_memory(run, config)
         except RcaError as error:
             console.warn(f"no picture of the region memory: {error.message}")
-    from rcatool.report import page
-
     try:
         page.write_report(run, run.read_config(), truth=word in ("prepare", "eval"))
     except RcaError as error:

@@ -14,7 +14,7 @@ from rcatool.errors import RcaError
 from rcatool.files import atomic_write
 from rcatool.report import facts, galleries, sections
 from rcatool.report.panels import open_album
-from rcatool.report.prototypes import prototypes
+from rcatool.report.prototypes import has_prototypes, prototypes
 from rcatool.report.tag_cards import tag_cards
 from rcatool.run import Run
 from rcatool.steps import STEPS
@@ -69,7 +69,7 @@ def report_context(run: Run, config: Config, *, truth: bool = True) -> dict[str,
     metrics = part(lambda: summary.read_metrics(run), {}) if scored else {}
     reference = part(lambda: summary.read_reference(run)) if metrics else None
     steps = part(lambda: facts.step_rows(run, config), {"rows": [], "next": None})
-    budget, has_memory = galleries.Budget(), config.cls.method != "cam" and not config.cam.source
+    budget, has_memory = galleries.Budget(), has_prototypes(config) and not config.cam.source
     return {
         **about(run),
         "steps": steps,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from rcatool.config import Config
 from rcatool.data.photos import read_image
 from rcatool.errors import DataError, RcaError
 from rcatool.region_picture import LAYOUT
@@ -39,6 +40,12 @@ class Owner:
 
     title: str
     columns: Sequence[tuple[str, Sequence[Crop]]]
+
+
+def has_prototypes(config: Config) -> bool:
+    """Whether the classifier of a run with these settings has prototypes when it is trained."""
+    settings = config.memory
+    return config.cls.method != "cam" and settings.prototypes > 0 and settings.prototypes_start < config.cls.epochs
 
 
 def prototypes(run: Run, budget: Budget) -> list[Owner]:
