@@ -37,7 +37,10 @@ def _document(found: Doubts, names: tuple[str, ...]) -> dict[str, Any]:
     first = [
         {"photo": one.photo, "class": names[one.cls], "probability": round(one.probability, 4), "beyond": one.beyond} for one in found.first
     ]
-    return {"total": found.total, "beyond": found.beyond, "first": first}
+    return {"total": found.total, "beyond": found.beyond, "says_little": found.says_little, "first": first}
+
+
+WEAK = "so many are unusual that the classifier is to be doubted, not the tags"
 
 
 def table(document: dict[str, Any]) -> "RenderableType":
@@ -48,4 +51,5 @@ def table(document: dict[str, Any]) -> "RenderableType":
     ]  # fmt: skip
     counts = ", ".join(f"{document[kind]['beyond']} of {document[kind]['total']} {what}" for kind, what in _COUNTED.items())
     title = f"{document['photos']} photos; past what is usual of the class: {counts}"
+    title += f" ({WEAK})" if any(document[kind]["says_little"] for kind in KINDS) else ""
     return console.table(title, ("", "photo", "class", "probability %", "unusual"), rows)

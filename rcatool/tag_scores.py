@@ -19,6 +19,7 @@ from rcatool.files import atomic_save, write_error
 NAME = "tags.scores"  # no photo has a CAM of this name
 _PARTS = ".scores-*.jsonl"  # hidden: no result of the step
 _MOST = 500.0  # of a score either way: half precision holds it, and its probability is certain long before
+MANY = 0.2  # a larger share of tags that are doubted says more of the classifier than of the tags
 _AGAIN = "rca make-pseudo --force makes it again"
 
 
@@ -48,14 +49,19 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Doubts:
-    """Tags of the lowest probability, the lowest first, or untagged classes of the highest, the highest first.
+    """The tags, or the classes without a tag, that are farthest past what is usual of their class, the farthest first.
 
-    `total` says among how many, `beyond` how many of those are past what is usual of their class.
+    `total` says among how many, `beyond` how many of those are past it.
     """
 
     first: Sequence[Doubt]
     total: int
     beyond: int
+
+    @property
+    def says_little(self) -> bool:
+        """Whether so many are beyond that the classifier rather than the tags is to be doubted."""
+        return self.beyond > MANY * self.total
 
 
 def add_scores(folder: Path, photo: str, logits: np.ndarray, *, process: int) -> None:
@@ -117,7 +123,8 @@ def doubts(scores: TagScores, samples: Sequence[Sample], *, most: int) -> tuple[
     """The tags that the classifier doubts and the classes that it sees without a tag, `most` of each.
 
     A tag is `beyond` where its probability is at most the mean of the class among photos without the tag; a class without a tag, where
-    it is at least the mean among those with it. Photos without scores do not matter.
+    it is at least the mean among those with it. How far is measured in log-odds from that mean, so that a class that is learned badly, all of
+    whose probabilities are low, does not fill the list. Photos without scores do not matter.
     """
     known = {sample.id: sample for sample in samples}
     rows = [row for row, photo in enumerate(scores.ids) if photo in known]
@@ -125,17 +132,29 @@ def doubts(scores: TagScores, samples: Sequence[Sample], *, most: int) -> tuple[
     tagged = np.zeros(p.shape, bool)
     for number, photo in enumerate(ids):
         tagged[number, list(known[photo].classes)] = True
-    beyond = np.where(tagged, p <= _mean_by_class(p, ~tagged), p >= _mean_by_class(p, tagged))
-    return _first(ids, p, tagged, beyond, most=most), _first(ids, -p, ~tagged, beyond, most=most)
+    found = []
+    for among, sign in ((tagged, 1), (~tagged, -1)):
+        usual = _mean_by_class(p, ~among)
+        past = sign * (_log_odds(usual) - _log_odds(p))  # nan where there is no usual
+        found.append(_first(ids, p, among, np.where(among, past, np.nan), most=most, sign=sign))
+    return found[0], found[1]
 
 
-def _first(ids: Sequence[str], value: np.ndarray, among: np.ndarray, beyond: np.ndarray, *, most: int) -> Doubts:
-    places = np.argwhere(among)
-    order = np.argsort(value[places[:, 0], places[:, 1]], kind="stable")[:most]
+def _first(ids: Sequence[str], p: np.ndarray, among: np.ndarray, past: np.ndarray, *, most: int, sign: int) -> Doubts:
+    rows, classes = np.nonzero(among)
+    far = np.nan_to_num(past[rows, classes], nan=-np.inf)
+    order = np.lexsort((sign * p[rows, classes], -far))[:most]
     first = [
-        Doubt(ids[number], cls, abs(float(value[number, cls])), bool(beyond[number, cls])) for number, cls in places[order].tolist()
+        Doubt(ids[row], cls, float(p[row, cls]), bool(past[row, cls] >= 0))
+        for row, cls in zip(rows[order].tolist(), classes[order].tolist(), strict=True)
     ]
-    return Doubts(first, len(places), int((beyond & among).sum()))
+    return Doubts(first, len(rows), int((past >= 0).sum()))
+
+
+def _log_odds(p: np.ndarray) -> np.ndarray:
+    inner = p.clip(1e-12, 1 - 1e-12)
+    odds: np.ndarray = np.log(inner) - np.log1p(-inner)
+    return odds
 
 
 def _mean_by_class(p: np.ndarray, chosen: np.ndarray) -> np.ndarray:

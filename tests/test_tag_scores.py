@@ -53,15 +53,16 @@ def test_doubts_are_those_of_a_slow_search() -> None:
     p = {(one.id, c): 1 / (1 + np.exp(-float(logits[k, c]))) for k, one in enumerate(samples) for c in range(5)}
     tags = {(one.id, c) for one in samples for c in one.classes}
     for found, among, sign in zip(doubts(scores, samples, most=7), (tags, set(p) - tags), (1, -1), strict=True):
-        order = sorted(among, key=lambda place: (sign * p[place], place))
+        usual = {}
+        for c in range(5):
+            others = [p[place] for place in p if place[1] == c and (place in tags) != (sign == 1)]
+            usual[c] = sum(others) / len(others)
+        odds = {place: p[place] / (1 - p[place]) * (1 - usual[place[1]]) / usual[place[1]] for place in among}
+        order = sorted(among, key=lambda place: sign * odds[place])
         assert [(one.photo, one.cls) for one in found.first] == order[:7]
         assert [one.probability for one in found.first] == pytest.approx([p[place] for place in order[:7]])
-        past = set()
-        for photo, c in among:
-            others = [p[place] for place in p if place[1] == c and (place in tags) != (sign == 1)]
-            usual = sum(others) / len(others)
-            if (p[photo, c] <= usual) if sign == 1 else (p[photo, c] >= usual):
-                past.add((photo, c))
+        past = {place for place in among if sign * (usual[place[1]] - p[place]) >= 0}
+        assert found.says_little == (len(past) > len(among) / 5)
         assert (found.total, found.beyond) == (len(among), len(past))
         assert [one.beyond for one in found.first] == [place in past for place in order[:7]]
 
@@ -71,6 +72,17 @@ def test_a_class_that_all_photos_or_none_have_is_never_beyond() -> None:
     tagged, untagged = doubts(scores, [sample("a", (0,)), sample("b", (0,))], most=9)
     assert ([one.photo for one in tagged.first], tagged.beyond) == (["b", "a"], 0)
     assert ([one.photo for one in untagged.first], untagged.beyond) == (["b", "a"], 0)
+    assert not tagged.says_little
+
+
+def test_a_class_that_is_learned_badly_does_not_fill_the_list() -> None:
+    # Class 0 is well known, and one photo of it is doubted at 40 %; class 1 never gets beyond 3 %, tagged or not.
+    logits = np.array([[3, -4.1], [4, -4.0], [-0.4, -3.9], [-3, -4.0], [-4, -4.2], [-3, -3.8]], np.float16)
+    samples = [sample("abcdef"[k], (0, 1) if k < 3 else ()) for k in range(6)]
+    tagged, _ = doubts(TagScores(tuple("abcdef"), logits), samples, most=6)
+    assert [(one.photo, one.cls) for one in tagged.first][:3] == [("a", 1), ("b", 1), ("c", 1)]  # at their class's usual, more or less
+    well = doubts(TagScores(tuple("abcdef"), np.where(logits == np.float16(-0.4), np.float16(-3.5), logits)), samples, most=1)[0]
+    assert [(one.photo, one.cls, one.beyond) for one in well.first] == [("c", 0, True)]
 
 
 def test_parts_are_joined_whatever_process_wrote_them(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def tag_cards(album: Album, budget: Budget) -> list[dict[str, Any]]:
     scores = read_scores(folder, num_classes=album.classes.num_classes)
     both = doubts(scores, list(album.samples.values()), most=EACH)
     return [
-        {"kind": kind, "title": title, "cards": _cards(album, found.first, budget), "total": found.total, "beyond": found.beyond}
+        {"title": title, "cards": _cards(album, found.first, budget), "found": found}
         for (kind, title), found in zip(KINDS.items(), both, strict=True)
     ]
 
