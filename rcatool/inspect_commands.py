@@ -1,4 +1,4 @@
-"""The commands `rca inspect ...`: what a trained network holds."""
+"""The commands `rca inspect ...`: what a trained network holds, and what it doubts."""
 
 import json
 from collections.abc import Sequence
@@ -12,14 +12,9 @@ from rcatool import console
 from rcatool.errors import ConfigError, StageError
 from rcatool.options import DEFAULT_RUN, Debug, Device, Json, Quiet, RunDir
 
-app = typer.Typer(help="What a trained network holds.\n\nExample: rca inspect memory --class cat")
+app = typer.Typer(help="What a trained network holds, and what it doubts.\n\nExample: rca inspect memory --class cat")
 
 _COLUMNS = ("class", "slots", "filled", "prototypes", "mean visits", "mean age", "regions seen")
-
-
-@app.callback()
-def _root() -> None:
-    """Keeps `memory` a word of its own although it is the only one."""
 
 
 @app.command("memory")
@@ -57,6 +52,24 @@ def _memory(
         console.print_result(json.dumps([dict(zip(_COLUMNS, row, strict=True)) for row in rows], indent=2, ensure_ascii=False))
         return
     console.print_result(console.table("", _COLUMNS, rows))
+
+
+@app.command("tags")
+def _tags(
+    run: RunDir = DEFAULT_RUN,
+    most: Annotated[int, typer.Option("--most", min=1, max=1_000_000, metavar="N", help="Lines of each kind.")] = 20,
+    as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Tags that the classifier doubts, and classes that it sees without a tag: where to look for mistakes in the tags.
+
+    Example: rca inspect tags --run runs/voc --most 50
+    """
+    console.configure(quiet=quiet)
+    from rcatool import suspects
+    from rcatool.run import Run
+
+    document = suspects.find(Run(run), most=most)
+    console.print_result(json.dumps(document, indent=2, ensure_ascii=False) if as_json else suspects.table(document))
 
 
 def _indices(asked: Sequence[str], names: Sequence[str]) -> list[int]:

@@ -1,17 +1,23 @@
-"""One picture of many regions: crops of photos, the region bright and the rest dim, in columns under headings."""
+"""One picture of many regions: crops of photos, the region bright and the rest dim, in columns under headings.
 
+Its PNG says in a text of its own where each crop lies, so that a page can take it apart again.
+"""
+
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from rcatool.data.photos import read_image
 
 CELL, GAP, LINE = (120, 90), 6, 18  # pixels: width and height of a crop, space around it, height of a line of text
 MARGIN = 0.06  # of the photo's size, kept around a region
 DIM = 0.3  # brightness outside of a region
+LAYOUT = "rcatool-layout"  # the name of the text
 PAPER, INK, GREY, BOX = (255, 255, 255), (20, 20, 20), (110, 110, 110), (255, 208, 0)
 
 
@@ -43,30 +49,48 @@ class Block:
 
 
 def draw_blocks(blocks: Sequence[Block], advance: Callable[[int], object]) -> Image.Image:
-    """The blocks one below the other, RGB; `advance` is told of each tile. Raises DataError for a photo that cannot be read."""
+    """The blocks one below the other, RGB; `advance` is told of each tile. Raises DataError for a photo that cannot be read.
+
+    Its `info[LAYOUT]` is a list of {title, columns: [{heading, tiles: [[left, top, width, height, caption]]}]}.
+    """
     width = GAP + max(4, *(len(block.columns) for block in blocks)) * (CELL[0] + GAP)
     picture = Image.new("RGB", (width, sum(block.height for block in blocks) + GAP), PAPER)
-    top = 0
+    top, layout = 0, []
     for block in blocks:
-        _draw_block(picture, block, top, advance)
+        layout.append({"title": block.title, "columns": _draw_block(picture, block, top, advance)})
         top += block.height
+    picture.info[LAYOUT] = layout
     return picture
 
 
-def _draw_block(picture: Image.Image, block: Block, top: int, advance: Callable[[int], object]) -> None:
+def save_picture(picture: Image.Image, file: BinaryIO, *, about: str) -> None:
+    """Write a picture of `draw_blocks` as PNG, with its layout and a word `about` what it was made of."""
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt(LAYOUT, json.dumps({"about": about, "blocks": picture.info[LAYOUT]}), zip=True)
+    picture.save(file, format="PNG", pnginfo=text)
+
+
+def _draw_block(picture: Image.Image, block: Block, top: int, advance: Callable[[int], object]) -> list[dict[str, Any]]:
+    """Draw a block and return where its tiles are, by column."""
     pen = ImageDraw.Draw(picture)
     large, small = ImageFont.load_default(14), ImageFont.load_default(11)
     pen.line((0, top, picture.width, top), fill=GREY)
     _text(pen, (GAP, top + 2), block.title, large, picture.width - GAP)
+    columns = []
     for number, (heading, tiles) in enumerate(block.columns):
+        boxes: list[list[object]] = []
         left, y = GAP + number * (CELL[0] + GAP), top + GAP + LINE
         _text(pen, (left, y), heading, small, CELL[0], GREY)
         for row, tile in enumerate(tiles):
             y = top + GAP + 2 * LINE + row * (CELL[1] + LINE)
             image = tile_image(tile)
-            picture.paste(image, (left + (CELL[0] - image.width) // 2, y + (CELL[1] - image.height) // 2))
+            place = (left + (CELL[0] - image.width) // 2, y + (CELL[1] - image.height) // 2)
+            picture.paste(image, place)
+            boxes.append([*place, *image.size, tile.caption])
             _text(pen, (left, y + CELL[1] + 1), tile.caption, small, CELL[0], GREY)
             advance(1)
+        columns.append({"heading": heading, "tiles": boxes})
+    return columns
 
 
 def tile_image(tile: Tile) -> Image.Image:

@@ -47,6 +47,7 @@ def _show(
     photo: Annotated[str, typer.Argument(metavar="IMAGE_ID", help="A photo of the run, by its id.", show_default=False)],
     run: RunDir = DEFAULT_RUN,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="PNG to write, instead of show/ID.png in the run.")] = None,
+    predict: Annotated[bool, typer.Option("--predict", help="Let the network look at the photo now where eval did not.")] = False,
     force: Replace = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """One photo as each step saw it, side by side: CAM, pseudo label, prediction, truth.
@@ -59,7 +60,7 @@ def _show(
     console.configure(quiet=quiet)
     here = Run(run)
     target = _target(out, ".png", force)
-    picture, written = strip.show(here, here.read_config(), photo, target)
+    picture, written = strip.show(here, here.read_config(), photo, target, predict=predict)
     kind = terminal.protocol(os.environ) if sys.stdout.isatty() else None
     if kind is not None:
         console.print_result(terminal.encoded(picture, kind))

@@ -40,7 +40,8 @@ def run_tables(metrics: Mapping[str, Document]) -> list["RenderableType"]:
     """The tables of `rca eval`: IoU by class, the scores, what other evaluators would say, and the protocols."""
     found = [class_table(metrics), score_table(metrics), *breakdown_tables(metrics)]
     if any("conventions" in scores for scores in metrics.values()):
-        found += [_peer_table(metrics), "\n".join(_protocol_line(name, scores) for name, scores in metrics.items())]
+        protocols = [f"{TARGETS.get(name, name)}: {protocol_line(scores)}" for name, scores in metrics.items()]
+        found += [_peer_table(metrics), "\n".join(protocols)]
     return found
 
 
@@ -116,11 +117,12 @@ def _banded(told: Document) -> str:
     return f"{percent(told['share'])}: {percent(told['miou'])}"
 
 
-def _protocol_line(name: str, scores: Document) -> str:
+def protocol_line(scores: Document) -> str:
+    """How a score came about, in a line."""
     told = scores.get("protocol", {})
     views = f"scales {', '.join(map(str, told['scales']))}{', flip' if told.get('flip') else ''}; " if told.get("scales") else ""
     return (
-        f"{TARGETS.get(name, name)}: list {told.get('list')} ({told.get('images')} photos), ground truth {told.get('ground_truth')}, "
+        f"list {told.get('list')} ({told.get('images')} photos), ground truth {told.get('ground_truth')}, "
         f"{told.get('labels')} labels; {views}CRF {told.get('crf')}; background: {told.get('background')}; predicted 255 "
         f"{told.get('predicted_ignore')}; mean {told.get('mean')}"
     )

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from rcatool import config_io, console, process
 from rcatool.config import Config
 from rcatool.config_data import Data
-from rcatool.errors import ConfigError, RcaError, SetupError
+from rcatool.errors import ConfigError, SetupError
 from rcatool.launch import launch, on_first, together
-from rcatool.loading import load, limits_watched
+from rcatool.leave_pages import leave_pages
+from rcatool.loading import limits_watched, load
 from rcatool.outside import NO_FILES
 from rcatool.run import Run
 from rcatool.steps import Step, in_force, is_needed
@@ -54,7 +55,7 @@ def prepare(dataset: str, request: Request, assignments: Sequence[str], preset: 
         # Only now: a data set that cannot be used must not replace the settings of a run that works.
         run.write_config(kept)
         if record.read_bytes() != before:
-            _report(run, "prepare")
+            leave_pages(run, "prepare", kept)
 
 
 def verify(request: Request) -> "Verified":
@@ -90,7 +91,7 @@ def run_stage(word: str, request: Request) -> None:
                 return
             on_first(lambda: run.check_inputs(first, kept))  # before torch is loaded
             _call(word, run, _on_device(kept, request), force=request.force)
-            on_first(lambda: _report(run, word))
+            on_first(lambda: leave_pages(run, word, _on_device(kept, request)))
 
 
 def import_cams(request: Request, assignments: Sequence[str]) -> None:
@@ -103,7 +104,7 @@ def import_cams(request: Request, assignments: Sequence[str]) -> None:
         _call("import-cams", run, _on_device(kept, request), force=request.force)
         # Only now: files that cannot be used must not replace the settings of a run that works.
         run.write_config(kept)
-        _report(run, "import-cams")
+        leave_pages(run, "import-cams", kept)
 
 
 def run_all(request: Request) -> None:
@@ -124,7 +125,7 @@ def run_all(request: Request) -> None:
                     # Asked again each time: an earlier step that came out the same as before leaves the later ones current.
                     if is_needed(word, kept) and (request.force or on_first(partial(_has_work, run, word, kept))):
                         _call(word, run, _on_device(kept, request), force=request.force)
-                        on_first(partial(_report, run, word))
+                        on_first(partial(leave_pages, run, word, _on_device(kept, request)))
     console.log("everything is up to date" if idle else f"done: the results are in {run.root}")
 
 
@@ -228,16 +229,3 @@ def _call(word: str, run: Run, config: Config, *, force: bool) -> None:
     stage = load(f"stages.{word.replace('-', '_')}")
     with limits_watched(word):
         stage.main(run, config, force=force)
-
-
-def _report(run: Run, word: str) -> None:
-    """Write the run's page anew after a command. What a step has made is not lost for a page that cannot be written.
-
-    Truth is shown only after the commands that read masks anyway: the others never open one.
-    """
-    from rcatool.report import page
-
-    try:
-        page.write_report(run, run.read_config(), truth=word in ("prepare", "eval"))
-    except RcaError as error:
-        console.warn(f"no report: {error.message}")

@@ -1,4 +1,4 @@
-"""A page measured in headless Chromium: its layout at several widths, the contrast of its text, what the keyboard reaches."""
+"""A page measured in headless Chromium: its layout at several widths, the contrast of its text, what the keyboard reaches, its filter."""
 
 import html
 import json
@@ -7,12 +7,12 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-WIDTHS = (360, 768, 1280)
+WIDTHS = (390, 820, 1400)
 SECONDS = 180  # on a machine that does other things, too
 
 # Runs in a page around the measured ones, which allow no script of their own. WCAG 2.1: relative luminance, contrast.
@@ -28,11 +28,37 @@ function behind(element, view) {
   }
   return [255, 255, 255];
 }
+// What the keyboard should reach and does not, or without a ring around it (of a radio button: around its label).
+function unreached(page, view) {
+  const wanted = [...page.querySelectorAll('a[href], summary, input, [tabindex="0"]')];
+  const lost = wanted.filter(e => {
+    e.focus();
+    const ring = view.getComputedStyle(e.tagName === 'INPUT' ? e.labels[0] : e);
+    return page.activeElement !== e || ring.outlineStyle === 'none' || parseFloat(ring.outlineWidth) < 2;
+  });
+  page.activeElement.blur();
+  return [wanted.length, lost.map(e => e.outerHTML.slice(0, 80))];
+}
+// For each choice of the filter: its class, the photos to be seen, and those of them without it in their legend.
+function filtered(page, view) {
+  const found = [...page.querySelectorAll('.filter input')].map(input => {
+    input.checked = true;
+    const seen = [...page.querySelectorAll('.strip')].filter(e => e.offsetParent !== null);
+    const name = input.labels[0].textContent.trim();
+    const wrong = seen.filter(e => ![...e.querySelectorAll('.name')].some(n => n.textContent.trim() === name));
+    const lacking = [...page.querySelectorAll('.strip')].filter(e => e.classList.contains('has-' + input.id.slice(5)) && !seen.includes(e));
+    return [name, seen.length, wrong.length, lacking.length];
+  });
+  const first = page.querySelector('.filter input');
+  if (first) first.checked = true;
+  return found;
+}
 function measure(frame) {
   const view = frame.contentWindow, page = view.document;
   const closed = page.querySelectorAll('details').length;
-  const reached = [...page.querySelectorAll('a[href], summary, [tabindex="0"]')].filter(e => e.tabIndex === 0).length;
   page.querySelectorAll('details').forEach(e => { e.open = true; });
+  const [reached, lost] = unreached(page, view);
+  const silent = [...page.images].filter(e => !(e.alt || '').trim()).length + [...page.querySelectorAll('svg:not([aria-label])')].length;
   const texts = [], walker = page.createTreeWalker(page.body, view.NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const element = walker.currentNode.parentElement, style = view.getComputedStyle(element);
@@ -42,11 +68,13 @@ function measure(frame) {
   }
   texts.sort((a, b) => a[0] - b[0]);
   const wide = page.documentElement.clientWidth;
-  const all = [...page.querySelectorAll('body *')].filter(e => !e.closest('.scroll, svg, .skip'));
+  const all = [...page.querySelectorAll('body *')].filter(e => !e.closest('.scroll, nav ul, svg, .skip'));
   const out = all.filter(e => e.getBoundingClientRect().right > wide + 0.5);
   const broken = [...page.images].filter(i => i.complete && !i.naturalWidth).length;
   return {
-    width: view.innerWidth, scroll: page.documentElement.scrollWidth, texts: texts.length, least: texts[0], closed, reached, broken,
+    width: view.innerWidth, scroll: page.documentElement.scrollWidth, texts: texts.length, least: texts[0], closed, reached, lost,
+    broken, silent,
+    filter: filtered(page, view),
     out: out.slice(0, 3).map(e => e.outerHTML.slice(0, 80)), dark: view.matchMedia('(prefers-color-scheme: dark)').matches,
   };
 }
@@ -65,7 +93,14 @@ def find_chromium() -> str:
     return found
 
 
-def measure(page: Path, folder: Path, *, dark: bool) -> list[dict[str, Any]]:
+class Measured(NamedTuple):
+    """What was found at each of WIDTHS, and what the browser wrote to its console."""
+
+    views: list[dict[str, Any]]
+    console: list[str]
+
+
+def measure(page: Path, folder: Path, *, dark: bool) -> Measured:
     """What Chromium makes of a page at each of WIDTHS, in its light or its dark colours, all of it unfolded."""
     frames = "".join(f'<iframe src="{page.as_uri()}" style="width:{width}px;height:900px;border:0"></iframe>' for width in WIDTHS)
     around = folder / "around.html"
@@ -73,12 +108,12 @@ def measure(page: Path, folder: Path, *, dark: bool) -> list[dict[str, Any]]:
     command = [
         find_chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
         f"--user-data-dir={folder / 'profile'}",
-        f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--window-size=1400,1000", "--dump-dom", around.as_uri(),
+        f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--window-size=1400,1000",
+        "--enable-logging=stderr", "--dump-dom", around.as_uri(),
     ]  # fmt: skip
     environment = {**os.environ, "HOME": str(folder)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)
     result = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL)
     assert result, done.stderr[-2000:]
     assert result[1], f"the page was not measured: {done.stderr[-2000:]}"
-    found: list[dict[str, Any]] = json.loads(html.unescape(result[1]))
-    return found
+    return Measured(json.loads(html.unescape(result[1])), re.findall(r":CONSOLE[^\]]*\] (.*)", done.stderr))

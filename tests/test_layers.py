@@ -28,7 +28,7 @@ LAYERS = {
     ],
     "computation": [
         "models/*", "refine/*", "data/transforms", "data/datasets", "optim", "kmeans", "cam_inference", "cams", "auto_threshold",
-        "cam_files", "cam_writing", "label_weights", "pseudo", "pseudo_batch", "soft_labels", "seg_inference", "breakdown",
+        "cam_files", "cam_writing", "label_weights", "tag_scores", "pseudo", "pseudo_batch", "soft_labels", "seg_inference", "breakdown",
         "scoring", "metrics", "tally", "bootstrap", "boundary",
         "conventions", "scorecard", "checkpoint", "world", "ranks", "throughput", "region_picture",
         "network_card", "network_file", "onnx_file", "event_log", "overlay", "segmenter", "tiling",
@@ -38,9 +38,10 @@ LAYERS = {
     "export": ["export/*"],
     "cli": [
         "__init__", "cli", "options", "commands", "prepare_commands", "coco_command", "cam_commands", "score_commands", "export_commands",
-        "inspect_commands", "predict_commands", "weights_command", "tensorboard_command", "settings_command", "settings_table", "bench_command", "workflow", "launch", "loading",
+        "inspect_commands", "predict_commands", "weights_command", "tensorboard_command", "settings_command", "settings_table",
+        "bench_command", "workflow", "leave_pages", "launch", "loading",
         "voc_archives", "summary", "score_tables", "mask_score",
-        "comparison", "reference", "doctor", "run_checks", "report_commands", "report/*", "__main__",
+        "comparison", "reference", "suspects", "doctor", "run_checks", "report_commands", "report/*", "__main__",
     ],
 }  # fmt: skip
 ORDER = list(LAYERS)
@@ -82,7 +83,7 @@ REPORT = [module for module in MODULES if module.startswith("report/")]
 WITHOUT_TORCH = [
     *LAYERS["foundation"], *(name for name in LAYERS["cli"] if name != "report/*"), *EXPORT, *REPORT,
     "pseudo", "refine/crf", "refine/lattice", "refine/affinity_labels", "scoring", "cams",
-    "soft_labels", "breakdown", "label_weights", "overlay", "cam_files", "metrics", "tally", "scorecard", "event_log",
+    "soft_labels", "breakdown", "label_weights", "overlay", "cam_files", "tag_scores", "metrics", "tally", "scorecard", "event_log",
     "stages/prepare", "stages/import_cams", "stages/sbd_masks", "stages/verify_data", "stages/voc_download",
 ]  # fmt: skip
 

@@ -20,7 +20,7 @@ from rcatool.data.manifest import read_manifest
 from rcatool.metrics import confusion_matrix, scores
 from rcatool.report import galleries, page
 from rcatool.report.panels import open_album
-from rcatool.report.photo_scores import choose, photo_miou
+from rcatool.report.photo_scores import choose, choose_for_classes, class_iou, photo_miou
 from rcatool.run import Run
 from rcatool.tally import read_photo_tables
 
@@ -140,10 +140,11 @@ def absent(run: Path) -> set[str]:
 
 
 def test_parts_that_are_not_there_name_their_command(rca: Rca, undisturbed: TinyRun, tmp_path: Path) -> None:
-    missing = {"scores": "eval", "training": "train-cls", "threshold": "eval", "classes": "eval", "errors": "eval"}
+    scored = {"scores": "eval", "threshold": "eval", "classes": "eval", "errors": "eval"}
+    missing = {**scored, "training": "train-cls", "tags": "make-pseudo"}
     for step, without in {
         "prepare": {*missing, "photos", "memory"}, "train-cls": {*missing, "memory"},
-        "make-pseudo/cams": {*missing, "memory"} - {"training"}, "eval": {*missing, "memory"} - {"training"},
+        "make-pseudo/cams": {*scored, "tags"}, "eval": {*scored},
     }.items():  # fmt: skip
         run = undisturbed.copy(tmp_path / step.replace("/", "-"), until=step)
         done = rca("report", "--run", run)
@@ -200,6 +201,7 @@ def test_a_step_that_reads_no_mask_shows_none(rca: Rca, undisturbed: TinyRun, tm
     assert rca("make-pseudo", "--run", run, *assign("pseudo.bg_threshold=0.45", f"data.root={data}")).code == 0
     found = read(run)
     titles = {str(image["alt"]).partition(" of ")[0] for image in found.all("img")}
+    titles = {title for title in titles if not re.match(r"(train|val|tune)_|a region", title)}  # of tags and of the region memory
     assert titles == {"photo", "CAM", "pseudo label", "prediction"}
     assert "This page" not in found.words[""]  # no mask was missed
     assert rca("report", "--run", run).code == 0
@@ -232,6 +234,41 @@ def test_which_photos_are_shown() -> None:
     assert choose(np.array([np.nan])) == ([], [], [])
 
 
+def test_each_class_has_photos_of_its_own() -> None:
+    nan = np.nan
+    iou = np.array([[1, 0.5, nan], [1, 0.2, 0.9], [1, 0.9, 0.1], [1, nan, 0.3], [1, 0.7, nan], [1, 0.6, 0.05], [1, nan, nan]])
+    found = choose_for_classes(iou, {5})
+    # In turns: the worst of both, the best of both, the second worst, ...; photo 5 is shown anyway.
+    assert [(one.index, one.label, one.worst) for one in found] == [(1, 1, True), (2, 2, True), (4, 1, False), (3, 2, False), (0, 1, True)]
+    assert choose_for_classes(iou, {5}, most=3) == found[:3]
+    assert choose_for_classes(np.full((3, 4), nan), set()) == []
+
+
+def test_iou_of_a_class_is_that_of_the_masks(undisturbed: TinyRun) -> None:
+    run = undisturbed.path
+    table = read_photo_tables(run / "eval" / "per_image.npz")["pseudo"]
+    samples = {sample.id: sample for sample in read_manifest(run / "prepare" / "manifest.jsonl")}
+    for photo, found in zip(table.ids, class_iou(table, 5), strict=True):
+        truth = read_mask(undisturbed.data / str(samples[photo].mask), num_classes=4)
+        made = read_mask(run / "make-pseudo" / "labels" / f"{photo}.png", num_classes=4)
+        counts = truth != 255
+        for label, value in enumerate(found.tolist()):
+            there, said = (truth == label) & counts, (made == label) & counts
+            expected = (there & said).sum() / (there | said).sum() if there.any() else None
+            assert np.isnan(value) if expected is None else value == pytest.approx(expected)
+
+
+def test_tags_that_the_classifier_doubts(rca: Rca, undisturbed: TinyRun) -> None:
+    document = json.loads(rca("inspect", "tags", "--run", undisturbed.path, "--json", "--most", 12).out)
+    text = (undisturbed.path / "report.html").read_text(encoding="utf-8").partition('<section id="tags">')[2].partition("</section>")[0]
+    shown = re.findall(r'<figcaption><b>([^<]*)</b> <span class="score">([\d.]+) %</span>.*?<span class="soft">([^<]*)</span>', text)
+    lines = [line for kind in ("doubted", "unnamed") for line in document[kind]["first"]]
+    assert [(name, photo) for name, _, photo in shown] == [(line["class"], line["photo"]) for line in lines]
+    for (_, score, _), line in zip(shown, lines, strict=True):
+        assert float(score) == pytest.approx(100 * line["probability"], abs=0.06)
+    assert text.count("unusual</span>") == sum(line["beyond"] for line in lines)
+
+
 def test_pictures_stay_within_their_bytes(undisturbed: TinyRun) -> None:
     album = open_album(Run(undisturbed.path), Run(undisturbed.path).read_config())
     tables = galleries.read_tables(album)
@@ -241,9 +278,11 @@ def test_pictures_stay_within_their_bytes(undisturbed: TinyRun) -> None:
     assert whole.left_out == 0
     tight = galleries.Budget(spent // 3)
     some = galleries.galleries(album, tables, tight)
-    uris = [uri for gallery in some for group in gallery.groups for strip in group.strips for _, uri, *_ in strip.panels]
+    uris = [cell.uri for gallery in some for group in gallery.groups for strip in group.strips for cell in strip.panels]
     assert 0 < sum(map(len, uris)) <= spent // 3
-    number = [sum(len(group.strips) for gallery in each for group in gallery.groups) for each in (everything, some)]
+    number = [
+        sum(not strip.extra for gallery in each for group in gallery.groups for strip in group.strips) for each in (everything, some)
+    ]
     assert number[0] == number[1] + tight.left_out
 
 

@@ -1,5 +1,6 @@
-"""The report in a browser: nothing overflows at three widths, text has contrast in both schemes, the keyboard reaches what opens."""
+"""The report in a browser: no overflow at three widths, contrast in both schemes, the keyboard, the filter, a silent console."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,31 +27,53 @@ def pages(rca: Rca, undisturbed: TinyRun, tmp_path: Path) -> list[Path]:
     return [run / "report.html", tmp_path / "compare.html"]
 
 
-def test_layout_contrast_and_keyboard(pages: list[Path], tmp_path: Path) -> None:
-    for page, dark in ((pages[0], False), (pages[0], True), (pages[1], True)):
+def test_layout_contrast_keyboard_and_console(pages: list[Path], tmp_path: Path) -> None:
+    for page, dark in ((pages[0], False), (pages[0], True), (pages[1], False), (pages[1], True)):
         folder = tmp_path / f"{page.stem}-{dark}"
         folder.mkdir()
-        found = browser.measure(page, folder, dark=dark)
-        assert [view["width"] for view in found] == list(browser.WIDTHS)
-        for view in found:
+        views, console = browser.measure(page, folder, dark=dark)
+        assert console == []
+        assert [view["width"] for view in views] == list(browser.WIDTHS)
+        for view in views:
             assert view["dark"] is dark
             assert view["scroll"] <= view["width"], view
             assert view["out"] == []
             assert view["least"][0] >= 4.5, view["least"]
             assert view["texts"] > 100
+            assert view["lost"] == []
             assert view["reached"] > view["closed"] > 3
-            assert view["broken"] == 0
+            assert (view["broken"], view["silent"]) == (0, 0)
+
+
+def test_the_filter_shows_photos_of_a_class(rca: Rca, undisturbed: TinyRun, tmp_path: Path) -> None:
+    browser.find_chromium()
+    page = tmp_path / "page.html"
+    assert rca("report", "--run", undisturbed.path, "--out", page).code == 0
+    text = page.read_text(encoding="utf-8")
+    for view in browser.measure(page, tmp_path, dark=False).views:
+        (_, at_first, _, _), *classes = view["filter"]
+        assert at_first == text.count('class="strip has-') + text.count('class="strip"')  # all but the extra ones
+        assert len(classes) == 4
+        for number, (name, seen, wrong, lacking) in enumerate(classes, start=1):
+            assert (wrong, lacking) == (0, 0), name
+            assert seen == sum(f" has-{number} " in f"{found} " for found in re.findall(r'<figure class="(strip[^"]*)"', text)) > 0
+    assert "strip extra" in text
 
 
 def test_the_measure_sees_faults(tmp_path: Path) -> None:
-    # The test above would pass on a measure that finds nothing.
+    # The tests above would pass on a measure that finds nothing.
     browser.find_chromium()
     page = tmp_path / "bad.html"
     wide = '<p style="width:500px;color:#999;background:#fff">grey</p>'
-    page.write_text(f'<!doctype html>{wide}<img src="data:image/png;base64,AAAA" alt="x">')
-    views = browser.measure(page, tmp_path, dark=False)
+    links = '<a href="#a" style="outline:none">no ring</a> <a href="#b" style="display:none">hidden</a> <a href="#c">well</a>'
+    style, script = "<style>:focus-visible{outline:2px solid}</style>", '<script>console.error("a fault")</script>'
+    page.write_text(f'<!doctype html>{style}{wide}{links}<img src="data:image/png;base64,AAAA" alt="">{script}')
+    views, console = browser.measure(page, tmp_path, dark=False)
+    assert len(console) == len(browser.WIDTHS)
+    assert "a fault" in console[0]
     assert views[0]["scroll"] > views[0]["width"]
     assert len(views[0]["out"]) == 1
     assert 2.8 < views[0]["least"][0] < 2.9  # #999 on white is 2.85
-    assert views[0]["broken"] == 1
+    assert (views[0]["broken"], views[0]["silent"]) == (1, 1)
+    assert [text.partition(">")[2] for text in views[0]["lost"]] == ["no ring</a>", "hidden</a>"]
     assert views[2]["out"] == []

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from rcatool.data.labels import palette, read_mask
 from rcatool.data.manifest import read_manifest
 from rcatool.report import terminal
 from rcatool.report.panels import HEAT, heated
-from rcatool.report.strip import GAP, TEXT
+from rcatool.report.strip import GAP, HEAD, MARGIN, SMALLEST
 
 Rca = Callable[..., Result]
 
@@ -44,6 +45,17 @@ def test_the_page_of_two_runs_says_what_compare_says(rca: Rca, undisturbed: Tiny
         assert row[4:] == [signed(told["difference"]), " to ".join(map(signed, told["interval"]))]
     assert ["eval.scales", "[1.0]", "[0.5]"] in [row[:3] for row in found.rows]
     assert len(found.all("img")) % 4 == 0  # photo, A, B, truth
+    here, there = (json.loads((run / "eval" / "metrics.json").read_text()) for run in (undisturbed.path, other))
+    for target, name in (("cam", "CAMs"), ("pseudo", "pseudo labels"), ("seg", "segmentation network")):
+        first, second = here[target]["miou"], there[target]["miou"]
+        assert [name, f"{100 * first:.1f}", f"{100 * second:.1f}", signed(second - first)] in found.rows
+    text = path.read_text(encoding="utf-8")
+    charts = text.partition('<section id="training">')[2].partition("</section>")[0].split("<svg")[1:]
+    assert len(charts) > 6
+    for chart in charts:  # both were trained alike
+        lines = re.findall(r'<polyline class="line line-(\d)" points="([^"]*)"', chart)
+        assert [number for number, _ in lines] == ["0", "1"]
+        assert lines[0][1] == lines[1][1]
     refused = rca("report", "--compare", undisturbed.path, tmp_path / "nothing")
     assert (refused.code, "no run here" in refused.err) == (4, True)
 
@@ -65,22 +77,39 @@ def test_show_draws_what_the_files_say(rca: Rca, undisturbed: TinyRun, tmp_path:
         assert (done.code, done.out) == (0, f"{out}\n"), done.err
         picture = np.asarray(Image.open(out).convert("RGB"))
         height, width = samples[photo].size
-        scale = 200 / max(height, width)
-        step, top = round(width * scale) + GAP, 4 * GAP + 2 * TEXT
-        assert picture.shape[1] == GAP + panels * step
+        scale = SMALLEST / max(height, width)
+        step, top = round(width * scale) + GAP, HEAD
+        assert picture.shape[1] == 2 * MARGIN - GAP + panels * step
         # The centre of the truth's panel, the last one: the photo mixed with the label's colour, or as it is on background.
         truth = read_mask(undisturbed.data / str(samples[photo].mask), num_classes=4)
         label = int(np.bincount(truth[truth > 0]).argmax())
         inside = truth == label
         first, last = (
-            picture[top : top + round(height * scale), GAP + k * step : GAP + k * step + round(width * scale)] for k in (0, panels - 1)
+            picture[top : top + round(height * scale), left : left + round(width * scale)]
+            for left in (MARGIN, MARGIN + (panels - 1) * step)
         )
         rows, columns = ((np.argwhere(inside) + 0.5) * scale).astype(int).T
         moved = (last[rows, columns].astype(float) - 0.55 * first[rows, columns]) / 0.45
-        assert np.abs(np.median(moved, axis=0) - palette()[3 * label : 3 * label + 3]).max() < 12
+        shown = 255 * np.sqrt(np.array(palette()[3 * label : 3 * label + 3]) / 255)
+        assert np.abs(np.median(moved, axis=0) - shown).max() < 12
         rows, columns = ((np.argwhere(truth == 0) + 0.5) * scale).astype(int).T
         assert np.median(np.abs(last[rows, columns].astype(int) - first[rows, columns])) == 0
     assert rca("show", "val_00001.png", "--run", run, "--out", out, "--force").code == 0  # a file's name will do
+
+
+def test_show_predicts_what_eval_would(rca: Rca, undisturbed: TinyRun, tmp_path: Path) -> None:
+    def strip(photo: str, run: Path, *options: str) -> bytes:
+        done = rca("show", photo, "--run", run, "--out", tmp_path / "strip.png", "--force", *options)
+        assert done.code == 0, done.err
+        return (tmp_path / "strip.png").read_bytes()
+
+    run = undisturbed.copy(tmp_path / "run", until="eval")
+    without = strip("val_00001", run)
+    assert strip("val_00001", run, "--predict") == strip("val_00001", undisturbed.path) != without
+    assert strip("train_00003", run, "--predict") != strip("train_00003", undisturbed.path)  # which has no prediction
+    bare = undisturbed.copy(tmp_path / "bare", until="train-seg")
+    refused = rca("show", "val_00001", "--run", bare, "--predict")
+    assert (refused.code, f"rca train-seg --run {bare}" in refused.err) == (4, True)
 
 
 @pytest.mark.parametrize(

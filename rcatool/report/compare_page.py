@@ -43,6 +43,8 @@ def compare_context(a: Run, b: Run) -> dict[str, Any]:
         "target": TARGETS[target],
         "list": document["list"], "images": document["images"], "ground_truth": document["ground_truth"],
         "threshold_rule": document.get("threshold_rule", ""),
+        "targets": _targets(*(summary.read_metrics(run) for run in (a, b))),
+        "charts": sections.paired_charts(a, b),
         "scores": [percent(document[side]["miou"]) for side in "ab"],
         "difference": _difference(document["difference"]),
         "classes": _class_differences(document),
@@ -55,8 +57,7 @@ def compare_context(a: Run, b: Run) -> dict[str, Any]:
 def _side(letter: str, run: Run, config: Config) -> dict[str, Any]:
     metrics = summary.read_metrics(run)
     return {
-        "letter": letter, **about(run), "headline": sections.headline(metrics, None), "charts": sections.training_charts(run),
-        "commands": facts.commands_of(run, config),
+        "letter": letter, **about(run), "headline": sections.headline(metrics, None), "commands": facts.commands_of(run, config),
     }  # fmt: skip
 
 
@@ -67,6 +68,21 @@ def _difference(told: dict[str, Any]) -> dict[str, Any]:
         "better": percent(told["better"], 0), "bootstrap": told["bootstrap"],
         "verdict": "" if bounds is None else "B is better" if bounds[0] > 0 else "A is better" if bounds[1] < 0 else "no difference shown",
     }  # fmt: skip
+
+
+def _targets(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """(target, A, B, B - A) of what both have scored on the same photos and masks."""
+    rows = []
+    for target, name in TARGETS.items():
+        if target in a and target in b and _measured_on(a[target]) == _measured_on(b[target]):
+            scores = [each[target]["miou"] for each in (a, b)]
+            change = "" if None in scores else signed(scores[1] - scores[0])
+            rows.append((name, *(percent(score) for score in scores), change))
+    return rows
+
+
+def _measured_on(scores: dict[str, Any]) -> list[Any]:
+    return [scores.get("list"), scores.get("images"), scores.get("protocol", {}).get("ground_truth")]
 
 
 def _class_differences(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -123,11 +139,9 @@ def _strip(albums: list[Album], photo_id: str, change: float, target: str, budge
         budget.broken.append(error.message)
         return None
     strip = strip_of(albums[0], photo_id, panels, f"{signed(change)} points")
-    size = sum(len(uri) for _, uri, *_ in strip.panels)
-    if size > budget.left:
+    if not budget.spend(strip.size):
         budget.left_out += 1
         return None
-    budget.left -= size
     return strip
 
 
@@ -137,5 +151,5 @@ def _panels(albums: list[Album], sample: Sample, target: str) -> list[Panel]:
     shown = [("photo", sides[0].get("photo"))]
     shown += [(f"{letter}: {title}", side.get(title)) for letter, side in zip("AB", sides, strict=True)]
     shown.append(("truth", sides[0].get("truth")))
-    return [Panel(name, panel.image, panel.words, () if target in MAPS and name != "truth" else panel.present)
+    return [Panel(name, panel.image, panel.words, () if target in MAPS and name != "truth" else panel.present, panel.miou)
             for name, panel in shown if panel is not None]  # fmt: skip

@@ -14,6 +14,8 @@ from rcatool.errors import RcaError
 from rcatool.files import atomic_write
 from rcatool.report import facts, galleries, sections
 from rcatool.report.panels import open_album
+from rcatool.report.prototypes import has_prototypes, prototypes
+from rcatool.report.tag_cards import tag_cards
 from rcatool.run import Run
 from rcatool.steps import STEPS
 
@@ -67,7 +69,7 @@ def report_context(run: Run, config: Config, *, truth: bool = True) -> dict[str,
     metrics = part(lambda: summary.read_metrics(run), {}) if scored else {}
     reference = part(lambda: summary.read_reference(run)) if metrics else None
     steps = part(lambda: facts.step_rows(run, config), {"rows": [], "next": None})
-    budget = galleries.Budget()
+    budget, has_memory = galleries.Budget(), has_prototypes(config) and not config.cam.source
     return {
         **about(run),
         "steps": steps,
@@ -76,9 +78,11 @@ def report_context(run: Run, config: Config, *, truth: bool = True) -> dict[str,
         "threshold": sections.threshold_chart(metrics),
         "classes": sections.class_rows(metrics),
         "errors": sections.error_tables(metrics),
-        "memory": galleries.memory_picture(run.root, run.dir("train-cls") / "stage.json", budget),
-        "has_memory": config.cls.method != "cam" and not config.cam.source,
-        "galleries": part(lambda: _galleries(run, config, budget, truth=truth), []),
+        **part(lambda: _photos(run, config, budget, truth=truth), {"galleries": [], "filter": [], "suspects": []}),
+        "memory": prototypes(run, budget) if has_memory else [],
+        "has_memory": has_memory,
+        "has_scores": not config.cam.source,
+        "has_cams": (run.dir("make-pseudo/cams") / "stage.json").is_file(),
         "splits": part(lambda: facts.photo_counts(summary.read_census(run)), []) if run.dir("prepare").is_dir() else [],
         "dataset": config.data.dataset,
         "warnings": facts.warnings_of(run),
@@ -96,8 +100,11 @@ def about(run: Run) -> dict[str, Any]:
     return {"name": run.root.resolve().name, "path": str(run.root), "made": results.now().replace("T", " ")[:16], "version": __version__}
 
 
-def _galleries(run: Run, config: Config, budget: galleries.Budget, *, truth: bool) -> list[galleries.Gallery]:
+def _photos(run: Run, config: Config, budget: galleries.Budget, *, truth: bool) -> dict[str, Any]:
+    """The parts of the page that show photos."""
     if not (run.dir("prepare") / "manifest.jsonl").is_file():
-        return []
+        return {"galleries": [], "filter": [], "suspects": []}
     album = open_album(run, config, truth=truth)
-    return galleries.galleries(album, galleries.read_tables(album), budget)
+    suspects = tag_cards(album, budget)
+    found = galleries.galleries(album, galleries.read_tables(album), budget)
+    return {"galleries": found, "filter": galleries.filter_of(album, found), "suspects": suspects}

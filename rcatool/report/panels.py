@@ -2,8 +2,10 @@
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from rcatool.config import Config
 from rcatool.data.labels import IGNORE, ClassInfo, class_to_mask, palette, read_classes, read_mask
 from rcatool.data.manifest import Sample, read_manifest
 from rcatool.data.photos import read_image
+from rcatool.metrics import confusion_matrix, scores
 from rcatool.overlay import tinted
 from rcatool.run import Run
 from rcatool.steps import STEPS
@@ -34,6 +37,7 @@ JPEG_QUALITY = 80
 SMALLEST_SHARE = 0.001  # of a photo's pixels: less is not named
 LARGE_SHARE = 0.1  # of a photo's pixels without a label: less, such as the ring around each object, is not in the legend
 SMALLEST = 200  # pixels of the long side: smaller photos are enlarged
+LIFT = 0.5  # power that label colours are lifted by: VOC's are too dark to be told apart on a photo
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,16 @@ class Album:
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture of a photo's strip: `words` say in a line what it shows; `present` are mask values, the largest first."""
+    """A picture of a photo's strip: `words` say in a line what it shows; `present` are mask values, the largest first.
+
+    `miou` is that of the label map against the truth, None without one.
+    """
 
     title: str
     image: Image.Image
     words: str
     present: tuple[int, ...] = ()
+    miou: float | None = None
 
 
 def open_album(run: Run, config: Config, *, truth: bool = True) -> Album:
@@ -70,21 +78,35 @@ def open_album(run: Run, config: Config, *, truth: bool = True) -> Album:
     return Album(run, Path(config.data.root), classes, {sample.id: sample for sample in samples}, truth)
 
 
-def draw_panels(album: Album, sample: Sample, *, long_side: int) -> list[Panel]:
-    """The panels that there are of a photo, of `long_side` (SMALLEST or more) pixels at most. Raises DataError for an unreadable file."""
-    pixels = read_image(album.root / sample.image)
-    scale = min(long_side, max(SMALLEST, *sample.size)) / max(sample.size)
+def draw_panels(
+    album: Album, sample: Sample, *, long_side: int, smallest: int = SMALLEST, extra: Mapping[str, np.ndarray] | None = None
+) -> list[Panel]:
+    """The panels that there are of a photo, `long_side` pixels long (a smaller one: `smallest`). DataError for an unreadable file.
+
+    `extra` are label maps (H, W) uint8 by kind that are shown as if they were in the run.
+    """
+    pixels, extra = read_image(album.root / sample.image), extra or {}
+    scale = min(long_side, max(smallest, *sample.size)) / max(sample.size)
     size = (max(1, round(sample.size[1] * scale)), max(1, round(sample.size[0] * scale)))
     photo = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
+    truth = _read(album, sample, album.root / sample.mask) if album.truth and sample.mask is not None else None
     tags = ", ".join(album.classes.names[cls] for cls in sample.classes) or "none"
     found = [Panel("photo", Image.fromarray(photo), f"tags: {tags}", tuple(class_to_mask(cls) for cls in sample.classes))]
     for kind, (title, folder, _) in MADE.items():
         path = album.run.root / folder / f"{sample.id}{'.npz' if kind in MAPS else '.png'}"
-        if path.is_file():
-            found.append(_map_panel(album, sample, path, kind, photo) if kind in MAPS else _label_panel(album, sample, path, title, photo))
-    if album.truth and sample.mask is not None:
-        found.append(_label_panel(album, sample, album.root / sample.mask, "truth", photo))
-    return found
+        if kind in extra:
+            found.append(_label_panel(album, extra[kind], title, photo, truth))
+        elif path.is_file():
+            is_map = kind in MAPS
+            found.append(
+                _map_panel(album, sample, path, kind, photo) if is_map
+                else _label_panel(album, _read(album, sample, path), title, photo, truth)
+            )  # fmt: skip
+    return found if truth is None else [*found, _label_panel(album, truth, "truth", photo, None)]
+
+
+def _read(album: Album, sample: Sample, path: Path) -> np.ndarray:
+    return read_mask(path, num_classes=album.classes.num_classes, size=sample.size)
 
 
 def missing_panels(album: Album, sample: Sample) -> dict[str, str]:
@@ -107,8 +129,7 @@ def _map_panel(album: Album, sample: Sample, path: Path, kind: str, photo: np.nd
     return Panel(MADE[kind][0], Image.fromarray(heated(photo, best)), f"map of {names}", present)
 
 
-def _label_panel(album: Album, sample: Sample, path: Path, title: str, photo: np.ndarray) -> Panel:
-    mask = read_mask(path, num_classes=album.classes.num_classes, size=sample.size)
+def _label_panel(album: Album, mask: np.ndarray, title: str, photo: np.ndarray, truth: np.ndarray | None) -> Panel:
     height, width = photo.shape[:2]
     small = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
     counts = np.bincount(mask.reshape(-1), minlength=256)
@@ -116,7 +137,9 @@ def _label_panel(album: Album, sample: Sample, path: Path, title: str, photo: np
     shares = [f"{name_of(album, value)} {100 * counts[value] / mask.size:.0f} %" for value in order]
     shown = {*range(1, len(album.labels)), *((IGNORE,) if counts[IGNORE] > LARGE_SHARE * mask.size else ())}
     present = tuple(value for value in order if value in shown)
-    return Panel(title, Image.fromarray(tinted(photo, small, colours())), ", ".join(shares), present)
+    miou = None if truth is None else scores(confusion_matrix(truth, mask, len(album.labels))).miou
+    known = None if miou is None or math.isnan(miou) else miou
+    return Panel(title, Image.fromarray(tinted(photo, small, colours())), ", ".join(shares), present, known)
 
 
 def name_of(album: Album, value: int) -> str:
@@ -124,9 +147,10 @@ def name_of(album: Album, value: int) -> str:
     return album.labels[value] if value < len(album.labels) else "no label"
 
 
+@cache
 def colours() -> list[tuple[int, int, int]]:
-    """The colour of each mask value 0..255."""
-    flat = palette()
+    """The colour that each mask value 0..255 is shown in: that of the label files, lifted by LIFT."""
+    flat = [round(255 * (value / 255) ** LIFT) for value in palette()]
     return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
 
 

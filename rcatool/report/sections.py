@@ -9,7 +9,7 @@ from rcatool.report.chart import Line, Mark, line_chart
 from rcatool.report.curves import BATCH, RATE, SHARES, Curve, curves
 from rcatool.report.facts import record_of, shown
 from rcatool.run import Run
-from rcatool.score_tables import ERRORS, SCORE_COLUMNS, TARGETS, percent, score_rows, signed, span
+from rcatool.score_tables import ERRORS, SCORE_COLUMNS, TARGETS, percent, protocol_line, score_rows, signed, span
 from rcatool.steps import STEPS
 
 Document = Mapping[str, Any]
@@ -38,6 +38,7 @@ def headline(metrics: Mapping[str, Document], reference: Document | None) -> dic
         "oracle": bool(scores.get("oracle")),
         "columns": [SCORE_COLUMNS[k] for k in kept],
         "rows": [[row[k] for k in kept] for row in rows],
+        "protocol": protocol_line(scores) if scores.get("protocol") else "",
         "protocols": [(TARGETS.get(name, name), _flat(told.get("protocol", {}))) for name, told in metrics.items()],
         "reference": percent(reference["ratio"]["miou"]) if reference else "",
     }
@@ -57,28 +58,54 @@ def _flat(document: Document) -> list[tuple[str, str]]:
 def training_charts(run: Run) -> list[dict[str, Any]]:
     """Of each training step with a log: its charts, main ones and others."""
     found = []
-    for step in STEPS.values():
-        entries = read_log(run.dir(step.name) / "log.jsonl")
-        record = record_of(run, step.name)
-        batch = record.get("settings", {}).get(BATCH.get(step.name, "seg.batch_size"))
-        lines = curves(entries, batch if isinstance(batch, int) else None)
+    for step in STEPS:
+        lines = _curves(run, step)
         if lines:
             charts = [(curve.is_main, chart_of(curve)) for curve in lines]
             found.append({
-                "step": step.name,
+                "step": step,
                 "main": [chart for main, chart in charts if main],
                 "others": [chart for main, chart in charts if not main],
             })  # fmt: skip
     return found
 
 
+def _curves(run: Run, step: str) -> list[Curve]:
+    batch = record_of(run, step).get("settings", {}).get(BATCH.get(step, "seg.batch_size"))
+    return curves(read_log(run.dir(step) / "log.jsonl"), batch if isinstance(batch, int) else None)
+
+
 def chart_of(curve: Curve) -> dict[str, Any]:
     """A curve's title, its last value, and its drawing."""
-    share = curve.field in SHARES
-    last = curve.line.points[-1][1]
-    value = f"{percent(last)} %" if share else f"{last:.1f}" if curve.field == RATE else f"{last:.4g}"
+    value = _last(curve)
     label = f"{curve.title} by {curve.x_name}: {len(curve.line.points)} values, the last one {value}"
-    return {"title": curve.title, "last": value, "svg": line_chart([curve.line], label=label, x_name=curve.x_name, percent=share)}
+    drawing = line_chart([curve.line], label=label, x_name=curve.x_name, percent=curve.field in SHARES)
+    return {"title": curve.title, "last": value, "svg": drawing}
+
+
+def _last(curve: Curve) -> str:
+    last = curve.line.points[-1][1]
+    return f"{percent(last)} %" if curve.field in SHARES else f"{last:.1f}" if curve.field == RATE else f"{last:.4g}"
+
+
+def paired_charts(a: Run, b: Run) -> list[dict[str, Any]]:
+    """As `training_charts`, of two runs: each main curve of both in one chart, the first run's line first."""
+    found = []
+    for step in STEPS:
+        both = [{(curve.field, curve.x_name): curve for curve in _curves(run, step) if curve.is_main} for run in (a, b)]
+        charts = [_pair(both[0].get(key), both[1].get(key)) for key in dict.fromkeys([*both[0], *both[1]])]
+        if charts:
+            found.append({"step": step, "main": charts, "others": []})
+    return found
+
+
+def _pair(a: Curve | None, b: Curve | None) -> dict[str, Any]:
+    one = a or b
+    assert one is not None
+    lines = [Line(letter, curve.line.points if curve else ()) for letter, curve in (("A", a), ("B", b))]
+    last = ", ".join(f"{letter} {_last(curve)}" for letter, curve in (("A", a), ("B", b)) if curve)
+    label = f"{one.title} by {one.x_name}, the last values: {last}"
+    return {"title": one.title, "last": last, "svg": line_chart(lines, label=label, x_name=one.x_name, percent=one.field in SHARES)}
 
 
 def threshold_chart(metrics: Mapping[str, Document]) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from rcatool.data.photos import read_image
 from rcatool.files import atomic_save
 from rcatool.models.region_memory import RegionMemory
 from rcatool.models.regions import pool_regions
-from rcatool.region_picture import Block, Tile, draw_blocks
+from rcatool.region_picture import Block, Tile, draw_blocks, save_picture
 from rcatool.run import Run
 from rcatool.stages.cls_loss import masks_of
 from rcatool.stages.networks import ClsNet, load_cls, read_data
@@ -72,7 +72,7 @@ def main(run: Run, config: Config, plan: Plan) -> list[list[object]]:
         return rows
     with console.progress("inspect memory: drawing", total=total) as bar:
         picture = draw_blocks(blocks, bar.advance)
-    atomic_save(plan.out, lambda file: picture.save(file, format="PNG"))
+    atomic_save(plan.out, lambda file: save_picture(picture, file, about=run.result_digest("train-cls") or ""))
     console.log(f"inspect memory: {total} regions of {len(chosen)} photos in {plan.out}")
     return rows
 

@@ -37,6 +37,7 @@ from rcatool.stages.networks import ClsNet, load_cls, read_data
 from rcatool.stages.refinement import refine_cams
 from rcatool.stages.region_bank import choose_photos, load_bank, make_bank
 from rcatool.steps import in_force
+from rcatool.tag_scores import add_scores, join_scores, kept_scores
 from rcatool.world import World, make_world
 
 REGION_STRIDE = 8  # pixels per cell of the comparison with regions: the finest level of most backbones
@@ -62,7 +63,7 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
 
 
 def export_cams(run: Run, config: Config, *, force: bool) -> None:
-    """Write make-pseudo/cams: for each photo the maps of its tags, over scales and mirror images, normalised."""
+    """Write make-pseudo/cams: for each photo the maps of its tags, over scales and mirror images, normalised, and all class scores."""
     step = on_first(lambda: run.begin("make-pseudo/cams", config, force=force))
     if step is None:
         return
@@ -72,8 +73,8 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
     bank = _region_bank(step.path / "regions.bank", model, samples, config, world)
     if config.cam.maps == "accumulated":  # of training photos; the others have only the network's maps
         on_first(lambda: export_accumulated(run, config, step.path))
-    mine = share(samples)
-    todo = [sample for sample in mine if not (step.path / f"{sample.id}.npz").exists()]
+    mine, scored = share(samples), kept_scores(step.path, model.num_classes)
+    todo = [sample for sample in mine if sample.id not in scored or not (step.path / f"{sample.id}.npz").exists()]
     photo = {sample.id: number for number, sample in enumerate(samples)}
     _say("CAMs", len(mine), len(todo))
     dataset = MultiScaleDataset(todo, root, scales=config.cam.scales, flip=config.cam.flip)
@@ -83,15 +84,18 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
         bar.advance(len(mine) - len(todo))
         for index, views in loader:
             sample = todo[index]
-            cam, columns = photo_maps(cam_forward(model, config.cam, sample), views, sample, settings=config.cam, world=world)
+            scores: list[Tensor] = []
+            cam, columns = photo_maps(cam_forward(model, config.cam, sample, scores), views, sample, settings=config.cam, world=world)
             if columns is not None:
                 cam = redraw(cam, columns, sample, settings=config.cam, bank=bank, photo=photo[sample.id])
+            add_scores(step.path, sample.id, torch.stack(scores).mean(dim=0).cpu().numpy(), process=rank())
             save_cam(step.path / f"{sample.id}.npz", np.asarray(sample.classes), cam, sample.size)
             empty += not cam.any()
             bar.advance(1)
     if empty > len(todo) / 2:
         console.warn(f"make-pseudo: the maps of {empty} of {len(todo)} photos are empty: train-cls has not learnt their classes")
     wait()
+    on_first(lambda: join_scores(step.path, [sample.id for sample in samples], model.num_classes))
     on_first(lambda: run.commit(step, {**world.describe(), "photos": len(samples)}))
 
 
@@ -210,12 +214,19 @@ def _region_bank(path: Path, model: ClsNet, samples: Sequence[Sample], config: C
     return load_bank(path, samples, num_classes=model.num_classes, device=world.device)
 
 
-def cam_forward(model: ClsNet, settings: Cam, sample: Sample) -> Callable[[Tensor], Sequence[Tensor]]:
-    """Images -> positive part of the exported map, of the sample's classes only, and the hypercolumns if they are needed."""
+def cam_forward(
+    model: ClsNet, settings: Cam, sample: Sample, scores: list[Tensor] | None = None
+) -> Callable[[Tensor], Sequence[Tensor]]:
+    """Images -> positive part of the exported map, of the sample's classes only, and the hypercolumns if they are needed.
+
+    The score (C,) float32 of every class, the mean of its final map, is appended to `scores`.
+    """
     keys = torch.as_tensor(sample.classes, dtype=torch.long)
 
     def forward(images: Tensor) -> Sequence[Tensor]:
         maps: Maps = model(images)
+        if scores is not None:
+            scores.append(maps.final.float().mean(dim=(0, 2, 3)))
         seeds = maps.seeds(settings.head)
         outputs = [seeds[:, keys.to(seeds.device)]]
         return [*outputs, hypercolumns(maps.pyramid)] if settings.region_rounds else outputs
