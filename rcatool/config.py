@@ -135,6 +135,7 @@ class Runtime(Section):
     device: str = Field("auto", description="auto (CUDA where there is one, else CPU), cpu, cuda, cuda:N")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast on a GPU that has it, else fp32")
     workers: Annotated[int, Field(ge=-1)] = Field(-1, description="data-loading and pool processes; -1: as many as cores, at most 16")
+    photo_batch: Natural = Field(0, description="photos of one size that go through a network together (CAMs, predictions); 0: 8 on a GPU, else 1")
     log_every: Positive = Field(20, description="steps between two lines of log.jsonl")
 
 
