@@ -36,7 +36,7 @@ class Parts:
         """What is timed: a step of each, what of the released one is none of it, and the prototypes of each."""
         return {
             "released": lambda: self.released(self.tags, 2, None),
-            "released_rest": lambda: self.released(torch.zeros_like(self.tags), 2, None),
+            "released_rest": self.released_rest,
             "official": lambda: self.official(official),
             "paper": lambda: self.paper(paper, settings),
             "released_prototypes": lambda: self.released(torch.zeros_like(self.tags), 1, 0),
@@ -51,6 +51,15 @@ class Parts:
             contrast = self.theirs(self.their_features, tags, epoch, index)[2]
         if bool(tags.any()):
             contrast.backward()
+
+    def released_rest(self) -> None:
+        """Its forward pass without any tag, and without its memory, which it joins anew in every step."""
+        queues = {name: getattr(self.theirs, name) for name in (f"queue{c}" for c in range(released.CLASSES))}
+        for name, queue in queues.items():
+            setattr(self.theirs, name, queue[:0])
+        self.released(torch.zeros_like(self.tags), 2, None)
+        for name, queue in queues.items():
+            setattr(self.theirs, name, queue)
 
     def official(self, memory: RegionMemory) -> None:
         """The same, as `cls.method: official` does it."""

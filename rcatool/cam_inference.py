@@ -16,15 +16,36 @@ def merge_views(view_maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """
     total = None
     for maps in view_maps:
-        if len(maps) == 2:
-            maps = torch.stack([maps[0], maps[1].flip(-1)])
-        resized = F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False).mean(dim=0)
-        total = resized if total is None else total + resized
+        maps = maps.float()
+        # Both directions before the size, as both are linear; reversed with channels last, where a row is in one piece.
+        merged = maps[0] if len(maps) == 1 else (maps[0] + maps[1].permute(1, 2, 0).flip(1).permute(2, 0, 1)) / 2
+        if merged.shape[-2:] != size:
+            merged = F.interpolate(merged[None], size=size, mode="bilinear", align_corners=False)[0]
+        total = merged if total is None else total + merged
     assert total is not None, "no scale"
-    return total / len(view_maps)
+    return total / len(view_maps) if len(view_maps) > 1 else total
+
+
+def merge_levels(outputs: Sequence[Sequence[Tensor]], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Merge what each view of a photo gave, output by output, each at its size: one (C, H, W) float32 per output."""
+    return [merge_views(maps, size) for maps, size in zip(zip(*outputs, strict=True), sizes, strict=True)]
 
 
 @torch.inference_mode()
+def infer_together(
+    forward: Callable[[Tensor], Sequence[Tensor]], photos: Sequence[Sequence[Tensor]], *, world: World
+) -> list[list[list[Tensor]]]:
+    """Run `forward` on the views (1 or 2, 3, H_s, W_s) of photos of one size, those of a scale together: by photo, view and output."""
+    found: list[list[list[Tensor]]] = [[] for _ in photos]
+    for views in zip(*photos, strict=True):
+        images = torch.cat([view.to(world.device, non_blocking=True) for view in views]) if len(views) > 1 else views[0]
+        with world.autocast():
+            outputs = forward(images.to(world.device, non_blocking=True, memory_format=torch.channels_last))
+        for own, *parts in zip(found, *(output.split(len(views[0])) for output in outputs), strict=True):
+            own.append(parts)
+    return found
+
+
 def infer_levels(
     forward: Callable[[Tensor], Sequence[Tensor]], views: Sequence[Tensor], sizes: Sequence[tuple[int, int]], *, world: World
 ) -> list[Tensor]:
@@ -32,11 +53,8 @@ def infer_levels(
 
     Returns one (C, H, W) float32 per output and size, on the device.
     """
-    outputs = []
-    for view in views:
-        with world.autocast():
-            outputs.append(forward(view.to(world.device, non_blocking=True, memory_format=torch.channels_last)))
-    return [merge_views(maps, size) for maps, size in zip(zip(*outputs, strict=True), sizes, strict=True)]
+    with torch.inference_mode():
+        return merge_levels(infer_together(forward, [views], world=world)[0], sizes)
 
 
 def infer_views(forward: Callable[[Tensor], Tensor], views: Sequence[Tensor], size: tuple[int, int], *, world: World) -> Tensor:

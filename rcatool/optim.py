@@ -41,6 +41,7 @@ def sgd(
         ],
         momentum=momentum,
         nesterov=nesterov,
+        fused=True if groups and all(parameter.is_cuda for parameters in groups.values() for parameter in parameters) else None,
     )
 
 

@@ -7,8 +7,9 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
@@ -21,6 +22,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _FEWEST = 4  # items that are worth starting processes for
+_WRITERS = 4  # threads, which wait for the disk most of the time
 _AHEAD = 4  # items in flight per process: enough to keep all busy, few enough to stay small
 
 _stopped: Event | None = None  # in a worker process: set when the parent no longer wants results
@@ -55,6 +57,32 @@ def parallel_map(
         if bar is not None:
             bar(1)
         yield result
+
+
+@contextmanager
+def in_background(most: int) -> Iterator[Callable[[Callable[[], object]], None]]:
+    """A function that lets another thread do some work, such as writing a file, with up to `most` pieces waiting; at 0 it is done at once.
+
+    All is done when the context ends; the first error is raised at the next call, or at the end.
+    """
+    if most <= 0:
+        yield _at_once
+        return
+    running: deque[Future[object]] = deque()
+
+    def later(work: Callable[[], object]) -> None:
+        while running and (len(running) >= most or running[0].done()):
+            running.popleft().result()
+        running.append(executor.submit(work))
+
+    with ThreadPoolExecutor(_WRITERS) as executor:
+        yield later
+        for one in running:
+            one.result()
+
+
+def _at_once(work: Callable[[], object]) -> None:
+    work()
 
 
 def parallel_stream(fn: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[R]:

@@ -1,11 +1,11 @@
 """Class probabilities of a whole photo from a segmentation network."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from rcatool.cam_inference import infer_views
+from rcatool.cam_inference import infer_together, merge_levels
 from rcatool.errors import DataError
 from rcatool.world import World
 
@@ -15,12 +15,16 @@ def photo_probabilities(model: nn.Module, views: Sequence[Tensor], size: tuple[i
 
     DataError where a value is not finite.
     """
+    return next(batch_probabilities(model, [views], size, world=world))
 
-    def forward(images: Tensor) -> Tensor:
-        logits: Tensor = model(images)
-        return logits.float().softmax(dim=1)
 
-    merged = infer_views(forward, views, size, world=world)
-    if not bool(torch.isfinite(merged).all()):
-        raise DataError("the segmentation network's output is not finite", hint="train again: rca train-seg --force, with a lower seg.lr")
-    return merged
+@torch.inference_mode()
+def batch_probabilities(
+    model: nn.Module, photos: Sequence[Sequence[Tensor]], size: tuple[int, int], *, world: World
+) -> Iterator[Tensor]:
+    """The same of photos of one size, whose views go through the network together; one after the other, in order."""
+    for outputs in infer_together(lambda images: [model(images).float().softmax(dim=1)], photos, world=world):
+        merged = merge_levels(outputs, [size])[0]
+        if not bool(torch.isfinite(merged).all()):
+            raise DataError("the segmentation network's output is not finite", hint="train again: rca train-seg --force, with a lower seg.lr")
+        yield merged

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from rcatool.models.backbones import Backbone, build_backbone, freeze, freeze_batch_norm
+from rcatool.models.frozen import fold_batch_norm
 
 PUBLISHED = ("vgg16", "resnet50", "resnet101", "mobilenet_v2", "densenet169")
 WIDTHS = {"vgg16": 512, "resnet38": 4096, "resnet50": 2048, "resnet101": 2048, "mobilenet_v2": 1280, "densenet169": 1664, "tiny": 96}
@@ -222,3 +223,40 @@ def test_frozen_early_layers_take_no_part_in_training(name: str) -> None:
     state = dict([*model.named_parameters(), *model.named_buffers()])
     assert all(torch.equal(value, before[key]) for key, value in state.items() if id(value) in early)
     assert any(not torch.equal(value, before[key]) for key, value in model.named_parameters() if id(value) not in early)
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet50", "mobilenet_v2", "densenet169", "resnet38", "tiny"])
+@torch.inference_mode()
+def test_earlier_levels_are_those_of_the_pyramid(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_backbone(name, output_stride=16).eval()
+    images = noise(1, 3, 40, 56)
+    *expected, _ = model.pyramid(images)
+    found = model.earlier(images)
+    assert len(found) == len(expected)
+    assert all(torch.equal(first, second) for first, second in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(("name", "left"), [("vgg16", 0), ("resnet50", 1), ("mobilenet_v2", 0), ("densenet169", None), ("resnet38", 37), ("tiny", 0)])
+@torch.inference_mode()
+def test_folded_batch_norm_changes_nothing_but_the_rounding(name: str, left: int | None) -> None:
+    torch.manual_seed(0)
+    model = build_backbone(name, output_stride=16).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.uniform_(0.5, 1.5)
+            module.bias.normal_(std=0.1)
+    images = noise(1, 3, 40, 56)
+    expected = model.pyramid(images)
+    found = fold_batch_norm(model).pyramid(images)
+    for before, after in zip(expected, found, strict=True):
+        assert float((before - after).abs().max()) < 1e-4 * float(before.abs().max())
+    assert left in (None, sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()))
+
+
+def test_batch_norm_in_training_is_not_folded() -> None:
+    model = build_backbone("tiny", output_stride=16).train()
+    assert fold_batch_norm(model) is model
+    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()) == 4

@@ -203,3 +203,17 @@ def test_mean_does_not_depend_on_how_a_batch_is_split() -> None:
     mean.backward()
     at_once.backward()
     torch.testing.assert_close(anchors.grad, whole.grad, rtol=0, atol=1e-12)
+
+
+def test_a_memory_that_is_written_before_the_gradient_does_not_change_it() -> None:
+    mixed, memory, memory_cls = example()
+    gradients = []
+    for spoil in (False, True):
+        anchors, bank = mixed.features.clone().requires_grad_(), memory.clone()
+        value = loss(Mixed(anchors, mixed.cls, mixed.partner, mixed.omega), bank, memory_cls)
+        if spoil:
+            bank.normal_()
+        (3 * value).backward()
+        gradients.append(anchors.grad)
+    assert torch.equal(*gradients)
+    assert float(gradients[0].abs().sum()) > 0

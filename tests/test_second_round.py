@@ -4,7 +4,7 @@ import itertools
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -82,12 +82,13 @@ def test_classes_without_a_tag_are_struck_out(rca: Rca, undisturbed: TinyRun, tm
 
     made: list[np.ndarray] = []
 
-    def anything(model: object, views: object, size: tuple[int, int], **world: object) -> torch.Tensor:
-        made.append(np.random.default_rng(len(made)).dirichlet(np.ones(5), size).transpose(2, 0, 1).astype(np.float32))
-        return torch.from_numpy(made[-1])
+    def anything(model: object, photos: list[object], size: tuple[int, int], **world: object) -> Iterator[torch.Tensor]:
+        for _ in photos:
+            made.append(np.random.default_rng(len(made)).dirichlet(np.ones(5), size).transpose(2, 0, 1).astype(np.float32))
+            yield torch.from_numpy(made[-1])
 
     run = undisturbed.copy(tmp_path / "run")
-    monkeypatch.setattr(second_round, "photo_probabilities", anything)
+    monkeypatch.setattr(second_round, "batch_probabilities", anything)
     assert rca("train-seg", "--run", run, *assign(*SECOND, "second.confidence=0.7")).code == 0
     for sample, maps in zip(tagged(run), made, strict=True):
         found = read(run / "make-pseudo" / "round-2" / f"{sample.id}.png")
@@ -257,8 +258,8 @@ def test_the_first_networks_predictions_are_not_made_twice(
     shutil.rmtree(run / "old")
     shutil.rmtree(run / "eval")
     shutil.copytree(undisturbed.path / "eval", run / "eval")  # scored before there was a second round
-    segment, seen = scoring.segment, []
-    monkeypatch.setattr(scoring, "segment", lambda *args, **kwargs: (seen.append(1), segment(*args, **kwargs))[1])
+    best_class, seen = scoring.best_class, []
+    monkeypatch.setattr(scoring, "best_class", lambda probabilities: (seen.append(1), best_class(probabilities))[1])
     assert rca("eval", "--run", run).code == 0
     assert len(seen) == 6
     assert contents(run / "eval" / "predictions-1") == contents(undisturbed.path / "eval" / "predictions")
@@ -294,7 +295,7 @@ def test_predictions_with_a_crf(rca: Rca, two_rounds: Path, tmp_path: Path, monk
     rng = np.random.default_rng(0)
     soft = np.kron(rng.dirichlet(np.ones(5) / 2, (6, 6)).transpose(2, 0, 1), np.ones((1, 8, 8)))  # cells of 8 pixels
     soft = (0.7 * soft + 0.3 * rng.dirichlet(np.ones(5), (48, 48)).transpose(2, 0, 1)).astype(np.float32)
-    monkeypatch.setattr(scoring, "photo_probabilities", lambda *args, **world: torch.from_numpy(soft))
+    monkeypatch.setattr(scoring, "batch_probabilities", lambda model, photos, *size, **world: iter([torch.from_numpy(soft)] * len(photos)))
     run = Run(shutil.copytree(two_rounds, tmp_path / "run"))
     assert rca("eval", "--run", run.root, *assign("eval.crf=deeplab")).code == 0
     metrics = json.loads((run.root / "eval" / "metrics.json").read_text())

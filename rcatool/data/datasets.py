@@ -229,6 +229,22 @@ def train_loader(dataset: Dataset[Any], batches: EpochBatches, *, workers: int, 
     )
 
 
-def view_loader(dataset: MultiScaleDataset, *, workers: int) -> Loader:
+def view_loader(dataset: MultiScaleDataset, *, workers: int, pin: bool = False) -> Loader:
     """A loader of one photo at a time, in order."""
-    return Loader(dataset, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None)
+    return Loader(dataset, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None, pin_memory=pin)
+
+
+def view_batches(dataset: MultiScaleDataset, *, most: int, workers: int, pin: bool) -> Iterator[tuple[list[Sample], list[list[Tensor]]]]:
+    """All photos with their views, up to `most` of one size together: sizes one after the other then, else in order."""
+    order = sorted(dataset.samples, key=lambda sample: sample.size) if most > 1 else dataset.samples
+    ordered = MultiScaleDataset(order, dataset.root, scales=dataset.scales, flip=dataset.flip)
+    samples: list[Sample] = []
+    photos: list[list[Tensor]] = []
+    for index, views in view_loader(ordered, workers=workers, pin=pin):
+        if len(samples) == most or (samples and samples[0].size != order[index].size):
+            yield samples, photos
+            samples, photos = [], []
+        samples.append(order[index])
+        photos.append(views)
+    if samples:
+        yield samples, photos

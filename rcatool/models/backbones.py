@@ -13,7 +13,7 @@ from rcatool.models.resnet38 import ResNet38
 class Body(Protocol):
     """What a backbone is made of: a module that maps images to its levels, and names its first layers."""
 
-    def __call__(self, images: Tensor, *, fine: bool = False) -> list[Tensor]: ...
+    def __call__(self, images: Tensor, *, fine: bool = False, last: bool = True) -> list[Tensor]: ...
 
     @property
     def early_layers(self) -> list[nn.Module]: ...
@@ -41,6 +41,11 @@ class Backbone(nn.Module):
         A vision transformer's levels are all at the stride of its patches.
         """
         levels: list[Tensor] = self.body(images)
+        return levels
+
+    def earlier(self, images: Tensor) -> list[Tensor]:
+        """The pyramid but for its last level; what only that one is made by is not computed."""
+        levels: list[Tensor] = self.body(images, last=False)
         return levels
 
     def fine_and_last(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,13 +76,15 @@ class _Features(nn.Module):
         self.taps = taps
         self.last_relu = last_relu
 
-    def forward(self, images: Tensor, *, fine: bool = False) -> list[Tensor]:
+    def forward(self, images: Tensor, *, fine: bool = False, last: bool = True) -> list[Tensor]:
         taps = {self.fine, *self.taps} if fine else self.taps
         levels, features = [], images
         for place, layer in enumerate(self.features):
             features = layer(features)
             if place in taps:
                 levels.append(features)
+            if place == self.taps[-1] and not last:
+                return levels
         return [*levels, torch.relu(features) if self.last_relu else features]
 
     @property
@@ -94,9 +101,11 @@ class _ResNetTrunk(nn.Module):
             if name not in ("avgpool", "fc"):
                 self.add_module(name, layer)
 
-    def forward(self, images: Tensor, *, fine: bool = False) -> list[Tensor]:
+    def forward(self, images: Tensor, *, fine: bool = False, last: bool = True) -> list[Tensor]:
         levels, features = [], images
         for name, layer in self.named_children():
+            if name == "layer4" and not last:
+                break
             features = layer(features)
             if name in ("layer2", "layer3", "layer4") or (fine and name == "layer1"):
                 levels.append(features)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from rcatool.models.official import OfficialNet
 from rcatool.models.rca_net import Maps
-from rcatool.models.regions import Mixed, Regions, gather_regions, pool_regions, region_masks
+from rcatool.models.regions import Mixed, Regions, gather_regions, maps_of, mean_regions, pool_regions, region_masks, tags_of_images
 from rcatool.ranks import all_rows
 
 CLAMP = 1e-4  # least value of a denominator (D12)
@@ -106,8 +106,5 @@ def pool_in_turn(features: Tensor, masks: Tensor, tags: Tensor, *, stored: Tenso
     """
     passed = masks | ((tags > 0) & stored).logical_not()[:, :, None, None]
     left = passed.to(features.dtype).cumprod(dim=1) * masks
-    area = masks.flatten(2).sum(dim=2)
-    with torch.autocast(features.device.type, enabled=False):  # which would round the sums to half precision
-        sums = torch.bmm(left.flatten(2), features.flatten(2).transpose(1, 2))  # (B, C, D)
-    image, cls = ((tags > 0) & (area > 0)).nonzero(as_tuple=True)
-    return Regions(sums[image, cls] / area[image, cls].unsqueeze(1), image, cls)
+    classes = tags_of_images(tags)
+    return mean_regions(features, maps_of(left, classes), maps_of(masks, classes).sum(dim=2), tags, classes)

@@ -80,9 +80,9 @@ class RegionMemory(nn.Module):
 
     @property
     def entries(self) -> tuple[Tensor, Tensor]:
-        """All entries as they are now: features (S, D) and classes (S,), -1 where nothing was written yet."""
-        # A copy, as the step's own regions are written before its gradients are computed; picking the written ones takes twice as long.
-        return self.bank.clone(), self.slot_class.where(self.visits > 0, -1)
+        """All entries, until `update` changes them: features (S, D) and classes (S,), -1 where nothing was written yet."""
+        # Picking the written ones takes twice as long as the contrast with those that are not.
+        return self.bank, self.slot_class.where(self.visits > 0, -1)
 
     @property
     def valid_entries(self) -> tuple[Tensor, Tensor]:

@@ -75,13 +75,15 @@ class ResNet38(nn.Module):
                 width, before = widths[-1], dilation
         self.bn7 = nn.BatchNorm2d(width)
 
-    def forward(self, images: Tensor, *, fine: bool = False) -> list[Tensor]:
+    def forward(self, images: Tensor, *, fine: bool = False, last: bool = True) -> list[Tensor]:
         levels, x = [], self.conv1a(images)
         for name, block in self.named_children():
             if isinstance(block, _Block):
                 active = block.activate(x)
                 if name in ("b5", "b6") or (fine and name == "b4"):  # what stage 4 starts from is at stride 4
                     levels.append(active)
+                if name == "b6" and not last:
+                    return levels
                 x = block(x, active)
         return [*levels, torch.relu(self.bn7(x))]
 

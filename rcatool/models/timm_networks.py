@@ -39,13 +39,16 @@ class TimmNetwork(nn.Module):
         self.register_buffer("scale", (torch.tensor(STD) / std).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", ((torch.tensor(MEAN) - mean) / std).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor, *, fine: bool = False) -> list[Tensor]:
+    def forward(self, images: Tensor, *, fine: bool = False, last: bool = True) -> list[Tensor]:
         images = images * self.scale + self.shift
         size = [-(-side // self.multiple) * self.multiple for side in images.shape[-2:]]
         if size != list(images.shape[-2:]):
             images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
         taps = sorted({self.fine, *self.taps}) if fine else self.taps
         options = {"indices": taps, "norm": False, "output_fmt": "NCHW"}
+        if not last:
+            stopped: list[Tensor] = self.net.forward_intermediates(images, stop_early=True, intermediates_only=True, **options)  # type: ignore[operator]
+            return stopped
         features, levels = self.net.forward_intermediates(images, **options)  # type: ignore[operator]
         return [*levels, self._as_map(features, size)]
 

@@ -20,7 +20,7 @@ def by_features(backbone: Backbone, views: Tensor, maps: Tensor, *, radius: int,
 
     Not by the last level: it is what the maps are made of, and knows the parts that tell classes apart, not the whole objects.
     """
-    levels = [(level[0] + level[1].flip(-1)) / 2 for level in backbone.pyramid(views)[:-1]]
+    levels = [(level[0] + level[1].flip(-1)) / 2 for level in backbone.earlier(views)]
     offsets = half_plane_offsets(radius)
     affinity = cosine_affinity(levels, offsets, cells(views, STRIDE))
     return _on_its_grid(maps, affinity, offsets, beta=beta, steps=steps)

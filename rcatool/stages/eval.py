@@ -17,19 +17,19 @@ from torch import Tensor
 
 from rcatool import console
 from rcatool.config import Config
-from rcatool.data.datasets import MultiScaleDataset, view_loader
 from rcatool.data.labels import write_mask
 from rcatool.data.manifest import Sample, check_images, split
 from rcatool.errors import DataError
 from rcatool.files import atomic_save, atomic_write, read_json
 from rcatool.models.deeplab import DeepLab
-from rcatool.pool import worker_count
+from rcatool.pool import in_background, worker_count
 from rcatool.ranks import on_first, share, wait
 from rcatool.run import Run
-from rcatool.seg_inference import photo_probabilities
+from rcatool.seg_inference import batch_probabilities, photo_probabilities
 from rcatool.soft_labels import SoftJob, soft_rule, write_labels
 from rcatool.stages.label_targets import PREDICTIONS, pseudo_target, second_target, seg_target
 from rcatool.stages.networks import load_seg, read_data
+from rcatool.stages.photo_batches import photo_batches, waiting_writes
 from rcatool.stages.targets import Scene, Target, cam_target, refined_target
 from rcatool.steps import scored_networks
 from rcatool.world import World, make_world
@@ -130,17 +130,20 @@ def _predict(scene: Scene, network: str, folder: Path) -> None:
 def _written(scene: Scene, model: DeepLab, todo: Sequence[Sample], folder: Path, world: World) -> Iterator[None]:
     """Write the predictions of photos, yielding after each."""
     settings, workers = scene.config.eval, worker_count(scene.config.runtime.workers)
-    dataset = MultiScaleDataset(todo, scene.root, scales=settings.scales, flip=settings.flip)
-    loader = view_loader(dataset, workers=min(2, workers))
+    batches = photo_batches(todo, scene.config, world, scales=settings.scales, flip=settings.flip)
+    found = (
+        each
+        for batch, photos in batches
+        for each in zip(batch, batch_probabilities(model, photos, batch[0].size, world=world), strict=True)
+    )
     if settings.crf != "none":
         rule = soft_rule(settings.crf, 0.0, str(world.device), world.device.type)
-        jobs = (_soft_job(scene, todo[index], photo_probabilities(model, views, todo[index].size, world=world), folder)
-                for index, views in loader)  # fmt: skip
-        yield from write_labels(jobs, rule, workers=workers)
+        yield from write_labels((_soft_job(scene, *each, folder) for each in found), rule, workers=workers)
         return
-    for index, views in loader:
-        write_mask(folder / f"{todo[index].id}.png", segment(model, views, todo[index].size, world=world))
-        yield
+    with in_background(waiting_writes(world)) as later:
+        for sample, probabilities in found:
+            later(partial(write_mask, folder / f"{sample.id}.png", best_class(probabilities)))
+            yield
 
 
 def _soft_job(scene: Scene, sample: Sample, probabilities: Tensor, folder: Path) -> SoftJob:
@@ -150,4 +153,9 @@ def _soft_job(scene: Scene, sample: Sample, probabilities: Tensor, folder: Path)
 
 def segment(model: DeepLab, views: Sequence[Tensor], size: tuple[int, int], *, world: World) -> np.ndarray:
     """Label map (H, W) uint8 of one photo: the class of the highest softmax, averaged over views (1 or 2, 3, H_s, W_s)."""
-    return photo_probabilities(model, views, size, world=world).argmax(dim=0).to(torch.uint8).cpu().numpy()
+    return best_class(photo_probabilities(model, views, size, world=world))
+
+
+def best_class(probabilities: Tensor) -> np.ndarray:
+    """Label map (H, W) uint8: the class of the highest of probabilities (C + 1, H, W)."""
+    return probabilities.argmax(dim=0).to(torch.uint8).cpu().numpy()

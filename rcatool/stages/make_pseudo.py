@@ -1,30 +1,26 @@
 """CAMs and pseudo labels of the training photos (and of the tune photos, to choose settings on).
 
 train-cls/final.pt -> make-pseudo/cams/<id>.npz (-> make-pseudo/refined/<id>.npz, by `refine.method`) -> make-pseudo/labels/<id>.png.
-Reads photos and tags, never a mask. Steps go photo by photo and skip what is already there.
+Reads photos and tags, never a mask. Steps go from photo to photo and skip what is already there.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from rcatool import console
 from rcatool.auto_threshold import choose_threshold, mean_peak
-from rcatool.cam_inference import infer_levels
-from rcatool.cams import cam_size, normalise, resize, save_cam
-from rcatool.config import Cam, Config
-from rcatool.data.datasets import MultiScaleDataset, view_loader
+from rcatool.cams import save_cam
+from rcatool.config import Config
 from rcatool.data.manifest import Sample, check_images, split
 from rcatool.data.saliency import require_saliency
 from rcatool.errors import DataError
-from rcatool.models.rca_net import Maps
-from rcatool.models.region_cam import RegionBank, RegionRule, hypercolumns, region_cam
-from rcatool.pool import attempt, parallel_map, worker_count
+from rcatool.models.frozen import fold_batch_norm
+from rcatool.models.region_cam import RegionBank
+from rcatool.pool import attempt, in_background, parallel_map, worker_count
 from rcatool.pseudo import Doubts, LabelJob, LabelRule, make_label, read_job
 from rcatool.pseudo_batch import make_labels_batched
 from rcatool.ranks import all_finished, on_first, rank, share, size, wait
@@ -34,13 +30,13 @@ from rcatool.stages import import_cams
 from rcatool.stages.accumulated import check_source, export_accumulated
 from rcatool.stages.affinity_training import label_crf, train_affinity
 from rcatool.stages.networks import ClsNet, load_cls, read_data
+from rcatool.stages.photo_batches import photo_batches, waiting_writes
+from rcatool.stages.photo_cams import batch_maps, redraw
 from rcatool.stages.refinement import refine_cams
 from rcatool.stages.region_bank import choose_photos, load_bank, make_bank
 from rcatool.steps import in_force
 from rcatool.tag_scores import add_scores, join_scores, kept_scores
 from rcatool.world import World, make_world
-
-REGION_STRIDE = 8  # pixels per cell of the comparison with regions: the finest level of most backbones
 
 
 def main(run: Run, config: Config, *, force: bool = False) -> None:
@@ -69,7 +65,7 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
         return
     world = make_world(device=config.runtime.device, precision=config.runtime.precision, deterministic=config.runtime.deterministic)
     samples, root = _tagged(run, config)
-    model = load_cls(run, config, world)
+    model = fold_batch_norm(load_cls(run, config, world))
     bank = _region_bank(step.path / "regions.bank", model, samples, config, world)
     if config.cam.maps == "accumulated":  # of training photos; the others have only the network's maps
         on_first(lambda: export_accumulated(run, config, step.path))
@@ -77,21 +73,18 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
     todo = [sample for sample in mine if sample.id not in scored or not (step.path / f"{sample.id}.npz").exists()]
     photo = {sample.id: number for number, sample in enumerate(samples)}
     _say("CAMs", len(mine), len(todo))
-    dataset = MultiScaleDataset(todo, root, scales=config.cam.scales, flip=config.cam.flip)
-    loader = view_loader(dataset, workers=min(2, worker_count(config.runtime.workers)))
     empty = 0
-    with console.progress("make-pseudo CAMs", total=len(mine)) as bar:
+    with console.progress("make-pseudo CAMs", total=len(mine)) as bar, in_background(waiting_writes(world)) as later:
         bar.advance(len(mine) - len(todo))
-        for index, views in loader:
-            sample = todo[index]
-            scores: list[Tensor] = []
-            cam, columns = photo_maps(cam_forward(model, config.cam, sample, scores), views, sample, settings=config.cam, world=world)
-            if columns is not None:
-                cam = redraw(cam, columns, sample, settings=config.cam, bank=bank, photo=photo[sample.id])
-            add_scores(step.path, sample.id, torch.stack(scores).mean(dim=0).cpu().numpy(), process=rank())
-            save_cam(step.path / f"{sample.id}.npz", np.asarray(sample.classes), cam, sample.size)
-            empty += not cam.any()
-            bar.advance(1)
+        for batch, photos in photo_batches(todo, config, world, scales=config.cam.scales, flip=config.cam.flip):
+            looks = batch_maps(model, batch, photos, settings=config.cam, world=world)
+            for sample, (cam, columns, scores) in zip(batch, looks, strict=True):
+                if columns is not None:
+                    cam = redraw(cam, columns, sample, settings=config.cam, bank=bank, photo=photo[sample.id])
+                add_scores(step.path, sample.id, scores, process=rank())
+                later(partial(save_cam, step.path / f"{sample.id}.npz", np.asarray(sample.classes), cam, sample.size))
+                empty += not cam.any()
+                bar.advance(1)
     if empty > len(todo) / 2:
         console.warn(f"make-pseudo: the maps of {empty} of {len(todo)} photos are empty: train-cls has not learnt their classes")
     wait()
@@ -175,30 +168,6 @@ def label_rule(config: Config) -> LabelRule:
     )
 
 
-def photo_maps(
-    forward: Callable[[Tensor], Sequence[Tensor]], views: Sequence[Tensor], sample: Sample, *, settings: Cam, world: World
-) -> tuple[np.ndarray, Tensor | None]:
-    """CAM of one photo (K, ceil(H / stride), ceil(W / stride)) float32 in [0, 1], and its hypercolumns if `forward` gives them."""
-    sizes = [cam_size(*sample.size, stride) for stride in (settings.stride, REGION_STRIDE)]
-    merged, *columns = infer_levels(forward, views, sizes[: 2 if settings.region_rounds else 1], world=world)
-    if not bool(torch.isfinite(merged).all()):
-        raise DataError(f"{sample.image}: its CAM is not finite", hint="train again: rca train-cls --force, with a lower cls.lr")
-    return normalise(merged.cpu().numpy()), columns[0] if columns else None
-
-
-def redraw(cam: np.ndarray, columns: Tensor, sample: Sample, *, settings: Cam, bank: RegionBank | None, photo: int) -> np.ndarray:
-    """The region maps of a photo, for its CAM (K, h, w) and hypercolumns (D, h', w'): (K, h, w) float32 in [0, 1]."""
-    coarse = torch.from_numpy(normalise(resize(cam, *columns.shape[-2:]))).to(columns.device)
-    drawn = region_cam(columns, coarse, _region_rule(settings), bank=bank, keys=sample.classes, photo=photo)
-    return normalise(resize(drawn.cpu().numpy(), *cam.shape[1:]))
-
-
-def _region_rule(settings: Cam) -> RegionRule:
-    return RegionRule(
-        settings.region_rounds, settings.region_sure, settings.region_background, settings.region_share, settings.region_temperature
-    )
-
-
 def _region_bank(path: Path, model: ClsNet, samples: Sequence[Sample], config: Config, world: World) -> RegionBank | None:
     """The region memory of the training photos, made first if there is none yet; None without the setting."""
     settings = config.cam
@@ -206,32 +175,14 @@ def _region_bank(path: Path, model: ClsNet, samples: Sequence[Sample], config: C
         return None
     if rank() == 0 and not path.exists():
         chosen = choose_photos(split(samples, "train"), settings.region_memory, model.num_classes, config.seed)
-        dataset = MultiScaleDataset(chosen, Path(config.data.root), scales=settings.scales, flip=settings.flip)
-        views = view_loader(dataset, workers=min(2, worker_count(config.runtime.workers)))
-        looks = (photo_maps(cam_forward(model, settings, chosen[i]), v, chosen[i], settings=settings, world=world) for i, v in views)
-        make_bank(path, zip(chosen, looks, strict=True), settings=settings, total=len(chosen))
+        looks = (
+            each
+            for batch, photos in photo_batches(chosen, config, world, scales=settings.scales, flip=settings.flip)
+            for each in zip(batch, batch_maps(model, batch, photos, settings=settings, world=world), strict=True)
+        )
+        make_bank(path, looks, settings=settings, total=len(chosen))
     wait()
     return load_bank(path, samples, num_classes=model.num_classes, device=world.device)
-
-
-def cam_forward(
-    model: ClsNet, settings: Cam, sample: Sample, scores: list[Tensor] | None = None
-) -> Callable[[Tensor], Sequence[Tensor]]:
-    """Images -> positive part of the exported map, of the sample's classes only, and the hypercolumns if they are needed.
-
-    The score (C,) float32 of every class, the mean of its final map, is appended to `scores`.
-    """
-    keys = torch.as_tensor(sample.classes, dtype=torch.long)
-
-    def forward(images: Tensor) -> Sequence[Tensor]:
-        maps: Maps = model(images)
-        if scores is not None:
-            scores.append(maps.final.float().mean(dim=(0, 2, 3)))
-        seeds = maps.seeds(settings.head)
-        outputs = [seeds[:, keys.to(seeds.device)]]
-        return [*outputs, hypercolumns(maps.pyramid)] if settings.region_rounds else outputs
-
-    return forward
 
 
 def _tagged(run: Run, config: Config) -> tuple[list[Sample], Path]:

@@ -14,14 +14,14 @@ from torch import Tensor
 from rcatool import console
 from rcatool.cams import load_cam, normalise, save_cam
 from rcatool.config import Config
-from rcatool.data.datasets import MultiScaleDataset, view_loader
 from rcatool.data.manifest import Sample
 from rcatool.errors import DataError
-from rcatool.pool import worker_count
+from rcatool.models.frozen import fold_batch_norm
 from rcatool.ranks import all_finished, on_first, share
 from rcatool.refine import propagate
 from rcatool.run import Run
 from rcatool.stages.networks import load_affinity, load_cls
+from rcatool.stages.photo_batches import photo_batches
 from rcatool.world import World, make_world
 
 Spread = Callable[[Tensor, Tensor], Tensor]
@@ -37,17 +37,16 @@ def refine_cams(run: Run, config: Config, samples: Sequence[Sample], *, force: b
     mine = share(samples)
     todo = [sample for sample in mine if not (step.path / f"{sample.id}.npz").exists()]
     console.log(f"make-pseudo: refining the CAMs of {len(samples)} photos ({config.refine.method})")
-    dataset = MultiScaleDataset(todo, Path(config.data.root), scales=(1.0,), flip=True)
-    loader = view_loader(dataset, workers=min(2, worker_count(config.runtime.workers)))
     broken: list[DataError] = []
     with console.progress("make-pseudo refined CAMs", total=len(mine)) as bar:
         bar.advance(len(mine) - len(todo))
-        for index, views in loader:
-            try:
-                _refine(todo[index], views[0], spread, source=run.dir("make-pseudo/cams"), target=step.path)
-            except DataError as error:
-                broken.append(error)
-            bar.advance(1)
+        for batch, photos in photo_batches(todo, config, world, scales=(1.0,), flip=True):
+            for sample, views in zip(batch, photos, strict=True):
+                try:
+                    _refine(sample, views[0], spread, source=run.dir("make-pseudo/cams"), target=step.path)
+                except DataError as error:
+                    broken.append(error)
+                bar.advance(1)
     all_finished(broken)
     on_first(lambda: run.commit(step, {**world.describe(), "photos": len(samples)}))
 
@@ -65,7 +64,7 @@ def _spread(run: Run, config: Config, world: World) -> Spread:
     settings = config.refine
     function: Callable[..., Tensor]
     if settings.method == "walk":
-        model = load_cls(run, config, world).backbone
+        model = fold_batch_norm(load_cls(run, config, world).backbone)
         function = partial(
             propagate.by_features, model, radius=settings.walk_radius, beta=settings.walk_beta, steps=settings.walk_steps
         )
@@ -78,6 +77,6 @@ def _spread(run: Run, config: Config, world: World) -> Spread:
 
     def spread(views: Tensor, maps: Tensor) -> Tensor:
         with world.autocast():
-            return function(views.to(world.device, memory_format=torch.channels_last), maps.to(world.device)).float()
+            return function(views.to(world.device, non_blocking=True, memory_format=torch.channels_last), maps.to(world.device)).float()
 
     return spread

@@ -15,16 +15,16 @@ import numpy as np
 
 from rcatool import console
 from rcatool.config import Config
-from rcatool.data.datasets import MultiScaleDataset, view_loader
 from rcatool.data.labels import read_mask
 from rcatool.data.manifest import Sample, check_images, split
 from rcatool.models.deeplab import DeepLab
 from rcatool.pool import parallel_map, worker_count
 from rcatool.ranks import on_first, share, wait
 from rcatool.run import Run
-from rcatool.seg_inference import photo_probabilities
+from rcatool.seg_inference import batch_probabilities
 from rcatool.soft_labels import SoftJob, soft_rule, tag_names, write_labels
 from rcatool.stages.networks import load_seg, read_data
+from rcatool.stages.photo_batches import photo_batches
 from rcatool.world import World, make_world
 
 STEP = "make-pseudo/round-2"
@@ -62,12 +62,11 @@ def make_second_labels(run: Run, config: Config, *, force: bool) -> None:
 def _predicted(model: DeepLab, samples: Sequence[Sample], folder: Path, config: Config, world: World) -> Iterator[SoftJob]:
     """The photos with their probabilities of background and tags."""
     root = Path(config.data.root)
-    dataset = MultiScaleDataset(samples, root, scales=config.second.scales, flip=config.second.flip)
-    for index, views in view_loader(dataset, workers=min(2, worker_count(config.runtime.workers))):
-        sample, names = samples[index], tag_names(samples[index].classes)
-        found = photo_probabilities(model, views, sample.size, world=world)
-        kept = found[names.tolist()].cpu().numpy()
-        yield SoftJob(root / sample.image, folder / f"{sample.id}.png", names, kept)
+    for batch, photos in photo_batches(samples, config, world, scales=config.second.scales, flip=config.second.flip):
+        for sample, found in zip(batch, batch_probabilities(model, photos, batch[0].size, world=world), strict=True):
+            names = tag_names(sample.classes)
+            kept = found[names.tolist()].cpu().numpy()
+            yield SoftJob(root / sample.image, folder / f"{sample.id}.png", names, kept)
 
 
 @dataclass(frozen=True)
