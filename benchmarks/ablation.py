@@ -3,12 +3,13 @@
     python benchmarks/ablation.py parts --data VOC2012 --weights mobilenet_v2.pth --work runs/ablation --out docs/results
                                   [--seeds 0 1 2] [--arms plain both] [--train-list train] [--share 0/2]
 
-Every arm is a run of its own (`rca prepare`, `rca train-cls` with the settings below). Then the CAMs of its train and tune photos are
-scored in memory at every threshold, as `rca eval` does with files: at photo scale 1 with its mirror image, the exported map
-as it is ("cam"), redrawn by two rounds of region maps from the photo's own regions ("own"), and the same with the region memory of 32
-training photos per class ("memory"). The result of an arm and seed is kept in WORK, so that a
-second call goes on where the first stopped, and `--share I/N` lets N processes divide the work. OUT/ablation-<table>-<list>.json holds
-every value, mean and sample deviation.
+Every arm is a run of its own (`rca prepare`, `rca train-cls` with the settings below). Then the CAMs of its train photos and of the tune
+photos are scored in memory at every threshold, as `rca eval` does with files: at photo scale 1 with its mirror image, the exported map
+as it is ("cam") and, with the table `parts`, redrawn by two rounds of region maps from the photo's own regions ("own") and the same with
+the region memory of 32 training photos per class ("memory"). The table `designs` is for a short list of photos (train_mini), `rates` for the
+tune photos only. The result of an arm and seed is kept in WORK, so that a second call goes on where the first stopped, and `--share I/N`
+lets N processes divide the work.
+OUT/ablation-<table>-<list>.json holds every value, mean and sample deviation.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import torch
 
 from rcatool import cli, console
 from rcatool.cams import normalise, resize
-from rcatool.config import Cam, Config
+from rcatool.config import Cam
 from rcatool.data.datasets import MultiScaleDataset, view_loader
 from rcatool.data.labels import class_to_mask, read_mask
 from rcatool.data.manifest import Sample, split
@@ -41,18 +42,23 @@ from rcatool.stages.networks import load_cls, read_data
 from rcatool.stages.region_bank import choose_photos, load_bank, make_bank
 from rcatool.world import World, make_world
 
-# One schedule for all arms: the preset voc-part-mobilenet made cheaper, so that twelve runs fit into an evening on two cores.
-SCHEDULE = {"cls.freeze_early": "true", "cls.crop_size": "224", "cls.resize_long": "[224, 384]"}
+# One schedule for all arms of a table: the preset voc-part-mobilenet made cheaper, so that its runs fit into an evening on two cores.
+SCHEDULES = {
+    "parts": {"cls.freeze_early": "true", "cls.crop_size": "224", "cls.resize_long": "[224, 384]"},
+    "designs": {"cls.freeze_early": "true", "cls.crop_size": "160", "cls.resize_long": "[160, 288]", "cls.epochs": "16", "cls.validate_every": "0"},
+}
 LEVELS = thresholds(0.02)
 CAM = Cam(scales=(1.0,), flip=True, region_rounds=2, region_memory=32)
-KINDS = ("cam", "own", "memory")
+SCHEDULES["rates"] = SCHEDULES["parts"]
+KINDS = {"parts": ("cam", "own", "memory"), "designs": ("cam",), "rates": ("cam",)}
+SCORED = {"parts": ("tune", "train"), "designs": ("tune", "train"), "rates": ("tune",)}
 
 # Settled on the tune photos (docs/log.md): more weight costs maps, less is not felt.
 CONTRAST = {"memory.contrast_weight": "0.02", "memory.projection": "128"}
 
 # The released code's training on the same network, length and crop; its rates are for other networks, so those of the others are taken.
 OFFICIAL = {
-    "cls.method": "official", "cls.head": "grouped", "cls.head_width": "128", "cls.resize_square": "true", "cls.flip": "false",
+    "cls.method": "official", "cls.head": "grouped", "cls.head_width": "32", "cls.resize_square": "true", "cls.flip": "false",
     "cls.shuffle": "false", "cls.nesterov": "true", "cls.decay_all": "true", "memory.momentum": "0.99", "memory.confidence": "0.7",
     "memory.contrast_weight": "0.01", "memory.projection": "0",
 }  # fmt: skip
@@ -63,6 +69,11 @@ TABLES: dict[str, dict[str, dict[str, str]]] = {
         "contrast": {**CONTRAST, "memory.prototypes": "0"},
         "aggregation": {"memory.contrast_weight": "0"},
         "both": CONTRAST,
+    },
+    "rates": {  # is the plain CAM trained as well as it can be?
+        "plain": {"cls.method": "cam"},
+        "lr-0.002": {"cls.method": "cam", "cls.lr": "0.002"},
+        "epochs-12": {"cls.method": "cam", "cls.epochs": "12"},
     },
     "designs": {
         "plain": {"cls.method": "cam"},
@@ -101,7 +112,7 @@ class Options:
 
 
 def main() -> None:
-    """Train and score what is missing; write the table when all of it is there."""
+    """Train and score what is missing; write the table of what is there."""
     options = _options()
     torch.set_num_threads(1)
     arms = TABLES[options.table]
@@ -111,9 +122,8 @@ def main() -> None:
         result = options.work / f"{arm}-{seed}.json"
         if not result.exists():
             atomic_write(result, json.dumps(_measure(arm, seed, arms[arm], options)) + "\n")
-    found = {(arm, seed): options.work / f"{arm}-{seed}.json" for arm, seed in jobs}
-    if all(path.exists() for path in found.values()):
-        _write_table({job: json.loads(path.read_text()) for job, path in found.items()}, options)
+    found = {(arm, seed): options.work / f"{arm}-{seed}.json" for arm in arms for seed in options.seeds}
+    _write_table({job: json.loads(path.read_text()) for job, path in found.items() if path.exists()}, options)
 
 
 def _options() -> Options:
@@ -134,10 +144,10 @@ def _options() -> Options:
 def _measure(arm: str, seed: int, settings: dict[str, str], options: Options) -> dict[str, Any]:
     """Train one arm with one seed and score it."""
     run = options.work / f"{arm}-{seed}"
-    chosen = {**SCHEDULE, **settings, "seed": str(seed), "runtime.workers": "1", "cls.weights": str(options.weights.resolve())}
+    chosen = {**SCHEDULES[options.table], **settings, "seed": str(seed), "runtime.workers": "1", "cls.weights": str(options.weights.resolve())}
     sets = [f"{name}={value}" for name, value in chosen.items()] + options.set_
-    lists = ["--train-list", options.train_list, "--val-list", "val", "--tune-list", "tune"]
     given = [word for pair in sets for word in ("--set", pair)]
+    lists = ["--train-list", options.train_list, "--val-list", "val", "--tune-list", "tune"]
     start = time.time()
     _rca("prepare", "voc", "--config", "voc-part-mobilenet", "--root", str(options.data), *lists, "--run", str(run), *given)
     _rca("train-cls", "--run", str(run))
@@ -145,11 +155,11 @@ def _measure(arm: str, seed: int, settings: dict[str, str], options: Options) ->
     config = Run(run).read_config()
     world = make_world(device=config.runtime.device, precision=config.runtime.precision)
     model = load_cls(Run(run), config, world)
-    _, samples = read_data(Run(run))
+    samples = {part: split(read_data(Run(run))[1], part) for part in ("tune", "train") if part in SCORED[options.table]}
     lines = [json.loads(line) for line in (run / "train-cls" / "log.jsonl").read_text().splitlines()]
-    parts = _score(model, samples, config, run / "regions.bank")
+    parts = _score(_Look(model, options.data.resolve(), world, KINDS[options.table]), samples, config.seed, run / "regions.bank")
     return {
-        "arm": arm, "seed": seed, "settings": settings, "tune_map": [line["val_map"] for line in lines if "val_map" in line][-1],
+        "arm": arm, "seed": seed, "settings": settings, "tune_map": next((line["val_map"] for line in lines[::-1] if "val_map" in line), None),
         **parts, "train_seconds": round(trained - start), "score_seconds": round(time.time() - trained),
     }  # fmt: skip
 
@@ -161,19 +171,19 @@ def _rca(*words: str) -> None:
 
 
 @torch.inference_mode()
-def _score(model: RcaNet, samples: Sequence[Sample], config: Config, path: Path) -> dict[str, Any]:
+def _score(look: "_Look", samples: dict[str, list[Sample]], seed: int, path: Path) -> dict[str, Any]:
     """Best-threshold mIoU of the tune and train photos that have tags and masks, for each kind of map."""
-    look = _Look(model, Path(config.data.root), make_world(device=config.runtime.device, precision=config.runtime.precision))
-    chosen = choose_photos(split(samples, "train"), CAM.region_memory, 20, config.seed)
-    make_bank(path, look.at(chosen), settings=CAM, total=len(chosen))
+    if "memory" in look.kinds:
+        chosen = choose_photos(samples["train"], CAM.region_memory, 20, seed)
+        make_bank(path, look.at(chosen), settings=CAM, total=len(chosen))
     found = {}
-    for part in ("tune", "train"):
-        photos = split(samples, part)
-        found[part] = _score_part(look, photos, load_bank(path, photos, num_classes=20, device=look.world.device))
+    for part, photos in samples.items():
+        bank = load_bank(path, photos, num_classes=20, device=look.world.device) if "memory" in look.kinds else None
+        found[part] = _score_part(look, photos, bank)
     return found
 
 
-def _score_part(look: "_Look", samples: Sequence[Sample], bank: RegionBank) -> dict[str, Any]:
+def _score_part(look: "_Look", samples: Sequence[Sample], bank: RegionBank | None) -> dict[str, Any]:
     confusions: dict[str, np.ndarray] = {}
     with console.progress("scoring", total=len(samples)) as bar:
         for number, (sample, (cam, columns)) in enumerate(look.at(samples)):
@@ -181,8 +191,9 @@ def _score_part(look: "_Look", samples: Sequence[Sample], bank: RegionBank) -> d
             if not sample.classes or sample.mask is None:
                 continue
             truth = read_mask(look.root / sample.mask, num_classes=20, size=sample.size)
-            own, both = (redraw(cam, columns, sample, settings=CAM, bank=one, photo=number) for one in (None, bank))
-            for name, maps in (("cam", cam), ("own", own), ("memory", both)):
+            banks = {"own": None, "memory": bank}
+            for name in look.kinds:
+                maps = cam if name == "cam" else redraw(cam, columns, sample, settings=CAM, bank=banks[name], photo=number)
                 whole = np.clip(normalise(resize(maps, *sample.size)), 0, 1)
                 histogram = sweep_histogram(truth, whole, class_to_mask(np.asarray(sample.classes)), LEVELS, 21)
                 confusions[name] = confusions.get(name, 0) + sweep_matrices(histogram)
@@ -196,11 +207,13 @@ class _Look:
     model: RcaNet
     root: Path
     world: World
+    kinds: tuple[str, ...]
 
     def at(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, tuple[np.ndarray, Any]]]:
+        settings = CAM if self.kinds != ("cam",) else CAM.model_copy(update={"region_rounds": 0})
         for index, views in view_loader(MultiScaleDataset(samples, self.root, scales=CAM.scales, flip=CAM.flip), workers=1):
             sample = samples[index]
-            yield sample, photo_maps(cam_forward(self.model, CAM, sample), views, sample, settings=CAM, world=self.world)
+            yield sample, photo_maps(cam_forward(self.model, settings, sample), views, sample, settings=settings, world=self.world)
 
 
 def _best(confusions: np.ndarray) -> dict[str, float]:
@@ -220,12 +233,12 @@ def _write_table(found: dict[tuple[str, int], dict[str, Any]], options: Options)
                 "deviation": round(statistics.stdev(one[part][kind]["miou"] for one in each), 2) if len(each) > 1 else None,
                 "thresholds": [one[part][kind]["threshold"] for one in each],
             }
-            for part in ("train", "tune") for kind in KINDS
-        } | {"settings": each[0]["settings"], "tune_map": [one["tune_map"] for one in each]}  # fmt: skip
+            for part in SCORED[options.table] for kind in KINDS[options.table]
+        } | {"seeds": [one["seed"] for one in each], "settings": each[0]["settings"], "tune_map": [one["tune_map"] for one in each]}  # fmt: skip
     document = {
         "what": f"VOC-part, best-threshold mIoU of CAMs in percent over the list {options.train_list} and over tune, by seed",
         "command": "python " + " ".join(["benchmarks/ablation.py", options.table, "--train-list", options.train_list]),
-        "preset": "voc-part-mobilenet", "schedule": SCHEDULE, "further settings": options.set_, "seeds": options.seeds,
+        "preset": "voc-part-mobilenet", "schedule": SCHEDULES[options.table], "further settings": options.set_,
         "maps": CAM.model_dump(mode="json"),
         "machine": f"{platform.machine()}, one thread a process, torch {torch.__version__}", "arms": rows,
     }  # fmt: skip

@@ -3,11 +3,12 @@
     python benchmarks/segmentation.py ARMS.yaml --classifiers runs/ablation --work runs/segmentation --out FILE.json
                                       [--arms truth plain rca] [--seeds 0 1 2] [--share 0/2] [--photos 400]
 
-ARMS.yaml: `settings` of all arms and `arms`, each with the `classifier` whose trained run it starts from (runs/ablation/<name>-<seed>) and
-its own `settings`. Every arm and seed is a run in WORK that goes through `rca make-pseudo`, `rca train-seg` and `rca eval` (an arm with
-seg.labels truth makes no pseudo labels). Then the network is scored on a seeded sample of the training photos, the pseudo labels beside
-it. A result is kept in WORK as <arm>-<seed>.json, so that a second call goes on; OUT holds every value, mean and sample deviation, and each
-network's share of the true masks' of its seed.
+ARMS.yaml: `settings` of all arms and `arms`, each with the run that it starts `from` (<name>-<seed> in the folder of classifiers, as
+benchmarks/ablation.py leaves them, or an earlier arm in WORK, whose pseudo labels it then has) and its own `settings`. Every arm and seed is a run in WORK that goes through `rca make-pseudo` and `rca train-seg` (an arm with seg.labels truth
+makes no pseudo labels). Then its last network is scored as `rca eval` scores it (eval.scales, eval.flip) on val and tune, and at scale 1 on
+a seeded sample of the training photos, the labels that it learnt beside it; the CAMs are not scored, which would take longer. A
+result is kept in WORK as <arm>-<seed>.json, so that a second call goes on; OUT holds every value, mean and sample deviation, and each network's
+share of the true masks' of its seed.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,11 @@ from rcatool.data.labels import read_mask
 from rcatool.data.manifest import Sample, split
 from rcatool.files import atomic_write
 from rcatool.metrics import confusion_matrix, scores
+from rcatool.models.deeplab import DeepLab
 from rcatool.run import Run
-from rcatool.seg_inference import photo_probabilities
+from rcatool.stages.eval import segment
 from rcatool.stages.networks import load_seg, read_data
-from rcatool.world import make_world
+from rcatool.world import World, make_world
 
 TRUTH = "truth"
 
@@ -67,12 +70,13 @@ def _measure(arm: str, seed: int, table: dict[str, Any], options: argparse.Names
     own = table["arms"][arm]
     root = options.work / f"{arm}-{seed}"
     if not root.exists():
-        shutil.copytree(options.classifiers / f"{own['classifier']}-{seed}", root)
+        start = f"{own['from']}-{seed}"
+        shutil.copytree(options.work / start if own["from"] in table["arms"] else options.classifiers / start, root)
     chosen = {**table["settings"], **own.get("settings", {})}
     written = {name: value if isinstance(value, str) else json.dumps(value) for name, value in chosen.items()}
     given = [word for name, value in written.items() for word in ("--set", f"{name}={value}")]
     seconds = {}
-    for command in ("make-pseudo", "train-seg", "eval"):
+    for command in ("make-pseudo", "train-seg"):
         if command == "make-pseudo" and chosen.get("seg.labels") == TRUTH:
             continue
         start = time.time()
@@ -80,40 +84,57 @@ def _measure(arm: str, seed: int, table: dict[str, Any], options: argparse.Names
         if code:
             sys.exit(code)
         seconds[command] = round(time.time() - start)
-    metrics = json.loads((root / "eval" / "metrics.json").read_text())
-    found = {name: round(100 * part["miou"], 2) for name, part in metrics.items() if isinstance(part, dict) and "miou" in part}
-    return {"arm": arm, "seed": seed, "scores": found, "train_photos": _on_train(Run(root), options.photos), "seconds": seconds}
+    return {"arm": arm, "seed": seed, "scores": _scores(Run(root), options.photos), "seconds": seconds}
 
 
 @torch.inference_mode()
-def _on_train(run: Run, photos: int) -> dict[str, float]:
-    """mIoU on the same seeded sample of training photos: of the network, at scale 1, and of the pseudo labels it learnt."""
+def _scores(run: Run, photos: int) -> dict[str, float]:
+    """mIoU of the last network on val, tune and a sample of train, and of the labels that it learnt on the same sample."""
     config = run.read_config()
-    root, world = Path(config.data.root), make_world(device=config.runtime.device, precision=config.runtime.precision)
+    world = make_world(device=config.runtime.device, precision=config.runtime.precision)
     model, (classes, samples) = load_seg(run, config, world), read_data(run)
-    train = [sample for sample in split(samples, "train") if sample.classes and sample.mask]
-    chosen = [train[place] for place in sorted(np.random.default_rng(0).permutation(len(train))[:photos])]
-    labels = classes.num_classes + 1
-    totals = {"network": np.zeros((labels, labels + 1), np.int64)}
-    with console.progress("on training photos", total=len(chosen)) as bar:
-        for index, views in view_loader(MultiScaleDataset(chosen, root, scales=(1.0,), flip=False), workers=1):
-            sample = chosen[index]
-            truth = read_mask(root / str(sample.mask), num_classes=classes.num_classes, size=sample.size)
-            label = photo_probabilities(model, views, sample.size, world=world).argmax(dim=0).to(torch.uint8).cpu().numpy()
-            totals["network"] += confusion_matrix(truth, label, labels)
-            bar.advance(1)
+    part = {name: [sample for sample in split(samples, name) if sample.mask] for name in ("val", "tune", "train")}
+    some = [part["train"][place] for place in sorted(np.random.default_rng(0).permutation(len(part["train"]))[:photos])]
+    look = Look(model, Path(config.data.root), classes.num_classes, world)
+    found = {
+        "seg": look.miou("val", part["val"], scales=config.eval.scales, flip=config.eval.flip),
+        "seg, tune": look.miou("tune", part["tune"], scales=config.eval.scales, flip=config.eval.flip),
+        "seg, train photos": look.miou("training photos", some, scales=(1.0,), flip=False),
+    }
     if config.seg.labels != TRUTH:
-        totals["labels"] = _of_labels(run, root, chosen, classes.num_classes)
-    return {name: round(100 * scores(total).miou, 2) for name, total in totals.items()}
+        labels = run.dir("make-pseudo/round-2" if config.second.enabled else "make-pseudo/labels")
+        found["labels, train photos"] = _of_labels(labels, look.root, some, classes.num_classes)
+    return {name: round(100 * value, 2) for name, value in found.items()}
 
 
-def _of_labels(run: Run, root: Path, chosen: Sequence[Sample], num_classes: int) -> np.ndarray:
+@dataclass(frozen=True)
+class Look:
+    """A network and what it is shown."""
+
+    model: DeepLab
+    root: Path
+    num_classes: int
+    world: World
+
+    def miou(self, what: str, samples: Sequence[Sample], *, scales: Sequence[float], flip: bool) -> float:
+        labels = self.num_classes + 1
+        total = np.zeros((labels, labels + 1), np.int64)
+        with console.progress(f"scoring {what}", total=len(samples)) as bar:
+            for index, views in view_loader(MultiScaleDataset(samples, self.root, scales=scales, flip=flip), workers=1):
+                sample = samples[index]
+                truth = read_mask(self.root / str(sample.mask), num_classes=self.num_classes, size=sample.size)
+                total += confusion_matrix(truth, segment(self.model, views, sample.size, world=self.world), labels)
+                bar.advance(1)
+        return float(scores(total).miou)
+
+
+def _of_labels(folder: Path, root: Path, chosen: Sequence[Sample], num_classes: int) -> float:
     total = np.zeros(1, np.int64)
     for sample in chosen:
         truth = read_mask(root / str(sample.mask), num_classes=num_classes, size=sample.size)
-        label = read_mask(run.dir("make-pseudo/labels") / f"{sample.id}.png", num_classes=num_classes, size=sample.size)
+        label = read_mask(folder / f"{sample.id}.png", num_classes=num_classes, size=sample.size)
         total = total + confusion_matrix(truth, label, num_classes + 1)
-    return total
+    return float(scores(total).miou)
 
 
 def _write(table: dict[str, Any], options: argparse.Namespace) -> None:
@@ -121,7 +142,7 @@ def _write(table: dict[str, Any], options: argparse.Namespace) -> None:
     found = {arm: _results(options.work, arm) for arm in table["arms"]}
     rows = {arm: _row(each, {one["seed"]: one for one in found.get(TRUTH, [])}) for arm, each in found.items() if each}
     document = {
-        "what": "VOC-part, mIoU in percent, by seed: `seg` on val, `train_photos` on a sample of train at scale 1; `ratio` to true masks",
+        "what": "VOC-part, mIoU in percent, by seed: `seg` on val; `ratio` of it to true masks",
         "command": f"python benchmarks/segmentation.py {options.table.name} --photos {options.photos}", "table": table,
         "machine": f"{platform.machine()}, one thread a process, torch {torch.__version__}", "arms": rows,
     }  # fmt: skip
@@ -137,7 +158,6 @@ def _results(work: Path, arm: str) -> list[dict[str, Any]]:
 
 def _row(each: Sequence[dict[str, Any]], truth: dict[int, dict[str, Any]]) -> dict[str, Any]:
     values = {name: [one["scores"].get(name) for one in each] for name in each[0]["scores"]}
-    values |= {f"train photos, {name}": [one["train_photos"][name] for one in each] for name in each[0]["train_photos"]}
     if all(one["seed"] in truth for one in each):
         values["ratio"] = [round(100 * one["scores"]["seg"] / truth[one["seed"]]["scores"]["seg"], 2) for one in each]
     row: dict[str, Any] = {"seeds": [one["seed"] for one in each], "seconds": [one["seconds"] for one in each]}

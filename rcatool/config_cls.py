@@ -56,6 +56,7 @@ class Cls(Section):
     saliency_weight: NonNegative = Field(0.0, description="weight of the saliency loss of EPS (needs data.saliency); 0: off")
     saliency_overlap: Unit = Field(0.4, description="a class stands out if more than this share of its pixels is salient")
     saliency_share: Unit = Field(0.5, description="share of the foreground classes, beside the background, in the estimated saliency")
+    validate_every: Natural = Field(1, description="passes between two measurements of the tags' mAP on held-out photos; 0: never")
     p_weight: NonNegative = Field(0.4, description="rca, official: weight of the classification loss of the first map P")
     feature_scale: Unit = Field(1.0, description="rca: factor of F beside the context in the O head's input; 1: the paper's concatenation")
 

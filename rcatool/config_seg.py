@@ -54,6 +54,7 @@ class Seg(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="SGD momentum")
     weight_decay: NonNegative = Field(5e-4, description="SGD weight decay, on weights only")
     poly_power: PositiveFloat = Field(0.9, description="power of the poly learning-rate schedule")
+    poly_every: Positive = Field(1, description="steps that a learning rate is kept for; deeplab-pytorch has 10")
     freeze_bn: bool = Field(True, description="keep batch norm at its pretrained statistics")
     freeze_early: bool = Field(False, description="keep the layers up to the backbone's first level (stride 8) as pretrained")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(

@@ -3,6 +3,8 @@
 Anything else that escapes is a bug, and shows its traceback (exit code 1).
 """
 
+from collections.abc import Sequence
+
 
 class RcaError(Exception):
     """Base of all errors that are the input's fault, not the program's.
@@ -33,6 +35,12 @@ class DataError(RcaError):
     """A file of the data set, or of the run, that is missing, broken or does not fit (exit code 3)."""
 
     exit_code = 3
+
+
+def together(errors: Sequence[DataError]) -> DataError:
+    """One error for those of several files, of which there is at least one: the first, and how many more there are."""
+    others = f" (and {len(errors) - 1} more like it)" if len(errors) > 1 else ""
+    return DataError(f"{errors[0].message}{others}", errors[0].hint)
 
 
 class StageError(RcaError):

@@ -44,9 +44,9 @@ def sgd(
     )
 
 
-def poly(step: int, total: int, power: float) -> float:
-    """Factor of the learning rate at `step` of `total`: (1 - step / total) ^ power."""
-    return (1 - min(step, total) / total) ** power
+def poly(step: int, total: int, power: float, *, every: int = 1) -> float:
+    """Factor of the learning rate at `step` of `total`: (1 - step / total) ^ power, renewed at every so many steps."""
+    return (1 - min(step - step % every, total) / total) ** power
 
 
 def step_decay(epoch: int, epochs: Sequence[int]) -> float:

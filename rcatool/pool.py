@@ -15,7 +15,7 @@ from multiprocessing.synchronize import Event
 from typing import TypeVar
 
 from rcatool import process
-from rcatool.errors import SetupError
+from rcatool.errors import DataError, SetupError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -60,6 +60,14 @@ def parallel_map(
 def parallel_stream(fn: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[R]:
     """As `parallel_map`, for items that are made one by one and too large to hold all: a few per process are under way at a time."""
     return _pooled(fn, items, workers) if workers > 1 else map(fn, items)
+
+
+def attempt(fn: Callable[[T], R], item: T) -> R | DataError:
+    """`fn(item)`, or the DataError that it raises: for work whose other items are finished when one file is broken."""
+    try:
+        return fn(item)
+    except DataError as error:
+        return error
 
 
 def _each(fn: Callable[[T], R], items: Sequence[T]) -> list[R]:

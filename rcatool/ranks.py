@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from rcatool import process
-from rcatool.errors import ProcessLost, RcaError, SetupError
+from rcatool.errors import DataError, ProcessLost, RcaError, SetupError, together
 
 T = TypeVar("T")
 S = TypeVar("S", Tensor, Sequence[Any])
@@ -83,6 +83,14 @@ def on_first(work: Callable[[], T]) -> T:
     if problem is not None:
         raise problem
     return result  # type: ignore[no-any-return]
+
+
+def all_finished(broken: Sequence[DataError]) -> None:
+    """Wait until all processes have finished their photos; one that met broken files then raises its DataError, and none goes on."""
+    wait()
+    if broken:
+        raise together(broken)
+    wait()
 
 
 def share(items: S) -> S:

@@ -52,6 +52,18 @@ def test_poly_by_hand() -> None:
     assert [poly(step, 4, 1.0) for step in range(5)] == [1, 0.75, 0.5, 0.25, 0]
 
 
+def test_poly_renewed_every_tenth_step() -> None:
+    # deeplab-pytorch's rule as a loop: the rate stays what it is unless the step is a multiple of ten (spec 3.4).
+    rate, rates = 0.0, []
+    for step in range(95):
+        if step % 10 == 0:
+            rate = (1 - step / 95) ** 0.9
+        rates.append(rate)
+    assert [poly(step, 95, 0.9, every=10) for step in range(95)] == pytest.approx(rates, abs=1e-12)
+    assert len(set(rates)) == 10
+    assert [poly(step, 95, 0.9, every=1) for step in range(96)] == [poly(step, 95, 0.9) for step in range(96)]
+
+
 @pytest.mark.parametrize("power", [0.5, 0.9, 2.0])
 def test_schedule_is_torchs_polynomial(power: float) -> None:
     ours, theirs = (torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))], "lr": 0.2, "initial_lr": 0.2}]) for _ in range(2))

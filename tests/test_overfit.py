@@ -5,9 +5,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from conftest import Result
-from tiny_run import TinyRun, assign
+from tiny_run import TinyRun, assign, record
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -121,3 +122,17 @@ def test_without_contrast_and_aggregation_it_is_a_plain_cam_to_the_bit() -> None
             one.step()
     assert bool((model.memory.visits > 0).any())
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), [*features.parameters(), *heads], strict=True))
+
+
+@pytest.mark.parametrize(("every", "expected"), [(0, []), (1, [1, 2, 3]), (2, [2, 3])])
+def test_tags_are_measured_as_often_as_told(
+    rca: Callable[..., Result], undisturbed: TinyRun, tmp_path: Path, every: int, expected: list[int]
+) -> None:
+    run = undisturbed.copy(tmp_path / "run", until="train-cls")
+    assert rca("train-cls", "--run", run, *assign("cls.epochs=3", f"cls.validate_every={every}")).code == 0
+    lines = [json.loads(line) for line in (run / "train-cls" / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if line.get("val_map") is not None] == expected
+    assert (record(run, "train-cls")["info"]["val_map"] is None) == (every == 0)
+    weights = torch.load(run / "train-cls" / "final.pt", weights_only=True)["model"]
+    same = torch.load(undisturbed.path / "train-cls" / "final.pt", weights_only=True)["model"]
+    assert all(torch.equal(value, same[name]) for name, value in weights.items())

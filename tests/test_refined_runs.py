@@ -144,3 +144,29 @@ def test_refining_resumes_and_names_a_broken_cam(rca: Rca, undisturbed: TinyRun,
     with np.load(refined / "train_00004.npz") as new, np.load(cam) as old:
         np.testing.assert_array_equal(new["cam"].max(axis=(1, 2)), old["cam"].max(axis=(1, 2)))  # 1, or 0 for an empty map
         np.testing.assert_array_equal(new["keys"], old["keys"])
+
+
+@pytest.mark.parametrize("backend", ["scipy", "torch"])
+def test_labels_of_other_photos_are_finished(rca: Rca, undisturbed: TinyRun, tmp_path: Path, backend: str) -> None:
+    run = undisturbed.copy(tmp_path / "run", until="make-pseudo/labels")
+    cams = run / "make-pseudo" / "cams"
+    good = {name: (cams / name).read_bytes() for name in ("train_00002.npz", "train_00004.npz")}
+    (cams / "train_00002.npz").write_bytes(b"x" * len(good["train_00002.npz"]))  # of the same size: only reading tells
+    with np.load(cams / "train_00004.npz") as arrays:
+        other = {**arrays, "size": arrays["size"] + 1}
+    np.savez(cams / "train_00004.npz", **other)
+    assert (cams / "train_00004.npz").stat().st_size == len(good["train_00004.npz"])
+    command = ["make-pseudo", "--run", run, *assign("pseudo.crf=irn", f"pseudo.crf_backend={backend}")]
+    refused = rca(*command)
+    assert refused.code == 3
+    assert "train_00002.npz: not a readable CAM file" in refused.err
+    assert "(and 1 more like it)" in refused.err
+    labels = run / "make-pseudo" / "labels"
+    made = {path.name: path.stat().st_mtime_ns for path in labels.glob("*.png")}
+    assert len(made) == len(list(cams.glob("*.npz"))) - 2
+    for name, content in good.items():
+        (cams / name).write_bytes(content)
+    assert rca(*command).code == 0
+    now = {path.name: path.stat().st_mtime_ns for path in labels.glob("*.png")}
+    assert set(now) - set(made) == {"train_00002.png", "train_00004.png"}
+    assert all(now[name] == time for name, time in made.items())

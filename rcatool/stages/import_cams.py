@@ -3,7 +3,7 @@
 Reads files and tags, no photo and no mask, photo by photo, and skips what is there already. No torch, so that pools start fast.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -13,8 +13,8 @@ from rcatool.cam_files import LAYOUTS, Imported, ImportJob, Layout, import_cam, 
 from rcatool.config import Cam, Config
 from rcatool.data.labels import ClassInfo, read_classes
 from rcatool.data.manifest import Sample, first_few, read_manifest, split
-from rcatool.errors import ConfigError, DataError
-from rcatool.pool import parallel_map, worker_count
+from rcatool.errors import ConfigError, DataError, together
+from rcatool.pool import attempt, parallel_map, worker_count
 from rcatool.run import Run
 
 STEP = "make-pseudo/cams"
@@ -41,10 +41,13 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     todo = [job for job in jobs if not job.target.exists()]
     there = f", {len(jobs) - len(todo)} are there already" if len(todo) < len(jobs) else ""
     console.log(f"import-cams: CAMs of {len(jobs)} photos from {config.cam.source} ({config.cam.source_format}){there}")
-    work = partial(import_cam, layout=layout, num_classes=classes.num_classes)
+    work = partial(attempt, partial(import_cam, layout=layout, num_classes=classes.num_classes))
     with console.progress("import-cams", total=len(jobs)) as bar:
         bar.advance(len(jobs) - len(todo))
-        found = list(_checked(parallel_map(work, todo, workers=worker_count(config.runtime.workers), bar=bar.advance), layout))
+        results = parallel_map(work, todo, workers=worker_count(config.runtime.workers), bar=bar.advance)
+        found, broken = _sorted_out(results, layout)
+    if broken:
+        raise together(broken)
     counts = _counts(found, sources)
     run.commit(step, {"photos": len(jobs), "imported": {"from": config.cam.source, "format": config.cam.source_format, **counts}})
     _tell(counts)
@@ -83,17 +86,23 @@ def _find(samples: Sequence[Sample], config: Config) -> dict[str, Path | None]:
     return found
 
 
-def _checked(results: Iterator[Imported], layout: Layout) -> Iterator[Imported]:
-    """Yield `results`; DataError once they say that classes are counted another way."""
+def _sorted_out(results: Iterable[Imported | DataError], layout: Layout) -> tuple[list[Imported], list[DataError]]:
+    """The files that could be read, and what is wrong with the others; DataError once they say that classes are counted another way."""
+    found: list[Imported] = []
+    broken: list[DataError] = []
     fitting, shifted = 0, {1: 0, -1: 0}
-    for photos, result in enumerate(results, start=1):
+    for result in results:
+        if isinstance(result, DataError):
+            broken.append(result)
+            continue
+        found.append(result)
         fitting += result.fits
         if not result.fits and result.fits_shifted:
             shifted[result.fits_shifted] += 1
-        if photos % ENOUGH == 0:
+        if len(found) % ENOUGH == 0:
             _check_counting(fitting, shifted, layout)
-        yield result
     _check_counting(fitting, shifted, layout)
+    return found, broken
 
 
 def _check_counting(fitting: int, shifted: dict[int, int], layout: Layout) -> None:

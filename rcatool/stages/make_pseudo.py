@@ -24,10 +24,10 @@ from rcatool.data.saliency import require_saliency
 from rcatool.errors import DataError
 from rcatool.models.rca_net import Maps
 from rcatool.models.region_cam import RegionBank, RegionRule, hypercolumns, region_cam
-from rcatool.pool import parallel_map, worker_count
+from rcatool.pool import attempt, parallel_map, worker_count
 from rcatool.pseudo import Doubts, LabelJob, LabelRule, make_label, read_job
 from rcatool.pseudo_batch import make_labels_batched
-from rcatool.ranks import on_first, rank, share, size, wait
+from rcatool.ranks import all_finished, on_first, rank, share, size, wait
 from rcatool.refine.crf import choose_backend, crf_params
 from rcatool.run import Run
 from rcatool.stages import import_cams
@@ -96,7 +96,10 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
 
 
 def make_labels(run: Run, config: Config, *, force: bool) -> None:
-    """Write make-pseudo/labels: background score, dense CRF and label rule; on a CPU one photo per process at a time."""
+    """Write make-pseudo/labels: background score, dense CRF and label rule; on a CPU one photo per process at a time.
+
+    Files that cannot be read are named (DataError) when all other photos are done.
+    """
     step = on_first(lambda: run.begin("make-pseudo/labels", config, force=force))
     if step is None:
         return
@@ -122,9 +125,11 @@ def make_labels(run: Run, config: Config, *, force: bool) -> None:
     _say(f"pseudo labels (dense CRF: {about['crf']})" if "crf" in about else "pseudo labels", len(mine), len(todo))
     with console.progress("make-pseudo labels", total=len(mine)) as bar:
         bar.advance(len(mine) - len(todo))
-        for done in _label(todo, rule, str(device), worker_count(config.runtime.workers)):
-            bar.advance(done)
-    wait()
+        broken = []
+        for problem in _label(todo, rule, str(device), worker_count(config.runtime.workers)):
+            bar.advance(1)
+            broken += [problem] if problem else []
+    all_finished(broken)
     on_first(lambda: run.commit(step, {"photos": len(jobs), **about}))
 
 
@@ -141,14 +146,13 @@ def _mean_peak(job: LabelJob) -> float | None:
     return mean_peak(job.cam, job.size)
 
 
-def _label(jobs: list[LabelJob], rule: LabelRule, device: str, workers: int) -> Iterator[int]:
-    """Make the label files, by processes of their own or, with torch, in batches on the device; yields how many more are done."""
+def _label(jobs: list[LabelJob], rule: LabelRule, device: str, workers: int) -> Iterator[DataError | None]:
+    """Make the label files, by processes of their own or, with torch, in batches on the device; yields what is wrong with each, or None."""
     if rule.crf_params is not None and rule.crf_backend == "torch":
-        read = parallel_map(partial(read_job, rule=rule), jobs, workers=workers)
+        read = parallel_map(partial(attempt, partial(read_job, rule=rule)), jobs, workers=workers)
         yield from make_labels_batched(zip(jobs, read, strict=True), rule, device=device)
     else:
-        for _ in parallel_map(partial(make_label, rule=rule), jobs, workers=workers):
-            yield 1
+        yield from parallel_map(partial(attempt, partial(make_label, rule=rule)), jobs, workers=workers)
 
 
 def label_rule(config: Config) -> LabelRule:

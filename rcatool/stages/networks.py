@@ -147,7 +147,8 @@ def lr_schedule(settings: Cls | Seg | Affinity, epoch: int, steps: int) -> tuple
     if isinstance(settings, Cls) and settings.schedule == "step":
         factor = step_decay(epoch, settings.step_epochs)
         return epoch * steps, lambda step: factor
-    return epoch * steps, lambda step: poly(step, settings.epochs * steps, settings.poly_power)
+    every = settings.poly_every if isinstance(settings, Seg) else 1
+    return epoch * steps, lambda step: poly(step, settings.epochs * steps, settings.poly_power, every=every)
 
 
 def variation(settings: Cls | Seg, seed: int) -> Variation:

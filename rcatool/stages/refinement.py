@@ -18,7 +18,7 @@ from rcatool.data.datasets import MultiScaleDataset, view_loader
 from rcatool.data.manifest import Sample
 from rcatool.errors import DataError
 from rcatool.pool import worker_count
-from rcatool.ranks import on_first, share, wait
+from rcatool.ranks import all_finished, on_first, share
 from rcatool.refine import propagate
 from rcatool.run import Run
 from rcatool.stages.networks import load_affinity, load_cls
@@ -48,11 +48,7 @@ def refine_cams(run: Run, config: Config, samples: Sequence[Sample], *, force: b
             except DataError as error:
                 broken.append(error)
             bar.advance(1)
-    wait()  # nothing is lost by one process's broken files
-    if broken:
-        others = f" (and {len(broken) - 1} more like it)" if len(broken) > 1 else ""
-        raise DataError(f"{broken[0].message}{others}", broken[0].hint)
-    wait()
+    all_finished(broken)
     on_first(lambda: run.commit(step, {**world.describe(), "photos": len(samples)}))
 
 

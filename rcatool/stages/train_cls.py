@@ -85,7 +85,9 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     for epoch in range(start, config.cls.epochs):
         batches.epoch = epoch
         intake = _train_epoch(training, loader, epoch, log)
-        val_map = validate(training.model, held_out, root, classes.num_classes, config=config, world=world)
+        val_map = None
+        if config.cls.validate_every and ((epoch + 1) % config.cls.validate_every == 0 or epoch + 1 == config.cls.epochs):
+            val_map = validate(training.model, held_out, root, classes.num_classes, config=config, world=world)
         _log_epoch(training, log, epoch, val_map, intake)
         on_first(partial(_save, training, step, epoch + 1))
     _check_learning(log, tag_matrix(train, classes.num_classes))
