@@ -118,7 +118,7 @@ def _device(torch: dict[str, Any] | None) -> Check:
         ]
         return Check("device", "ok", f"CUDA {torch['cuda']}: {', '.join(names)}")
     why = "this torch was built without CUDA" if torch["cuda"] is None else "no CUDA device is visible"
-    advice = "fine for the demo; VOC wants a GPU, its driver (nvidia-smi) and a torch built for it"
+    advice = "fine for the demo and --config own-photos-cpu; VOC wants a GPU, its driver (nvidia-smi), a torch built for it"
     return Check("device", "warn", f"CPU only, {os.cpu_count()} cores: {why}", advice)
 
 

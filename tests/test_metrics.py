@@ -12,6 +12,7 @@ from rcatool.data.labels import IGNORE
 from rcatool.metrics import (
     average_precision,
     confusion_matrix,
+    constant_loss,
     joint_cells,
     mean_average_precision,
     scores,
@@ -220,3 +221,11 @@ def test_pairs_are_counted_one_by_one(seed: int, height: int, width: int, values
     expected = Counter(256 * int(t) + int(p) for t, p in zip(truth.flat, prediction.flat, strict=True))
     assert dict(zip(pairs.tolist(), pixels.tolist(), strict=True)) == expected
     assert pixels.dtype == np.int64
+
+
+def test_constant_loss_is_that_of_saying_how_often_each_class_occurs() -> None:
+    tags = np.random.default_rng(3).random((50, 4)) < [0.1, 0.3, 0.5, 0.9]
+    said = np.broadcast_to(tags.mean(axis=0), tags.shape)
+    by_class = [sk.log_loss(tags[:, c], said[:, c]) for c in range(4)]
+    assert constant_loss(tags) == pytest.approx(np.mean(by_class), abs=1e-12)
+    assert constant_loss(np.ones((5, 2), bool)) == pytest.approx(0, abs=1e-6)

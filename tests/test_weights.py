@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rcatool.errors import DataError, SetupError
 from rcatool.models.backbones import Backbone, build_backbone
-from rcatool.models.weights import load_weights
+from rcatool.models.weights import load_weights, to_download
 
 FIRST = "features.0.weight"  # of the backbone `tiny`
 
@@ -198,8 +198,12 @@ def test_imagenet_downloads_once_and_checks_the_digest(tmp_path: Path, monkeypat
         save(Path(target), state)
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    announced = []
     for _ in range(2):
+        announced.append(to_download("mobilenet_v2", "imagenet"))
         load_weights(model, "mobilenet_v2", "imagenet")
+    assert [Path(url).name for url in announced] == ["mobilenet_v2-b0353104.pth", ""]
+    assert {to_download(name, weights) for name, weights in [("tiny", "none"), ("resnet38", "imagenet"), ("vgg16", "x.pth")]} == {""}
     assert calls == [("mobilenet_v2-b0353104.pth", "b0353104")]
     assert path.exists()
     assert_holds(model, state)

@@ -72,23 +72,36 @@ def _timm_state(backbone: Backbone, name: str, weights: str) -> dict[str, Tensor
     return {f"net.{key}": value for key, value in state.items()}
 
 
+def to_download(name: str, weights: str) -> str:
+    """The address that `load_weights` will download from; empty where it reads a file, or none, or has the file already."""
+    if weights != "imagenet" or name in ("tiny", "resnet38") or name.startswith("timm:"):
+        return ""
+    url, cached = _place(name)
+    return "" if cached.exists() else url
+
+
+def _place(name: str) -> tuple[str, Path]:
+    """Where torchvision has the weights of a network, and the file that they are kept in."""
+    url: str = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
+    return url, Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+
+
 def _download(name: str) -> Mapping[str, Tensor]:
     if name == "tiny":
         raise SetupError("there are no ImageNet weights for the backbone `tiny`", hint="--set cls.weights=none --set seg.weights=none")
     if name == "resnet38":
         hint = "rca convert-weights ilsvrc-cls_rna-a1_cls1000_ep-0001.params OUT.safetensors, then --set cls.weights=OUT.safetensors"
         raise SetupError("the ImageNet weights of resnet38 have no place to be downloaded from by themselves", hint)
-    entry = torchvision.models.get_model_weights(name).IMAGENET1K_V1
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+    url, cached = _place(name)
     try:
         if not cached.exists():
             cached.parent.mkdir(parents=True, exist_ok=True)
             digest = cached.stem.rsplit("-", 1)[1]  # the file's name ends in the start of its hash
-            torch.hub.download_url_to_file(entry.url, str(cached), hash_prefix=digest, progress=False)
+            torch.hub.download_url_to_file(url, str(cached), hash_prefix=digest, progress=False)
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         raise SetupError(
             f"the ImageNet weights of {name} could not be downloaded ({error})",
-            hint=f"put {entry.url} at {cached}, or name a file: --set cls.weights=PATH (seg.weights=PATH)",
+            hint=f"put {url} at {cached}, or name a file: --set cls.weights=PATH (seg.weights=PATH)",
         ) from error
     try:
         return read_state(cached)  # not torchvision's own reader, which would execute a pickle

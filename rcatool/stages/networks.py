@@ -27,7 +27,7 @@ from rcatool.models.official import OfficialNet, noise_memory
 from rcatool.models.rca_net import RcaNet
 from rcatool.models.region_memory import build_memory
 from rcatool.models.synced_norm import sync_batch_norm
-from rcatool.models.weights import load_weights
+from rcatool.models.weights import load_weights, to_download
 from rcatool.optim import poly, sgd, step_decay
 from rcatool.ranks import rank
 from rcatool.refine.affinity import AffinityNet
@@ -100,6 +100,8 @@ def _backbone(settings: Cls, *, pretrained: bool) -> Backbone:
 def _load_backbone(backbone: Backbone, settings: Cls | Seg) -> None:
     if backbone.output_stride != settings.output_stride:
         console.log(f"{settings.backbone}: a feature cell is {backbone.output_stride} pixels wide, not {settings.output_stride}")
+    if url := to_download(settings.backbone, settings.weights):
+        console.log(f"{settings.backbone}: downloading ImageNet's weights, once: {url}")
     load_weights(backbone, settings.backbone, settings.weights)
 
 
