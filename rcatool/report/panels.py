@@ -126,7 +126,8 @@ def _map_panel(album: Album, sample: Sample, path: Path, kind: str, photo: np.nd
     best = cams.resize(maps, height, width).max(axis=0, initial=0.0)
     names = ", ".join(album.classes.names[key] for key in keys.tolist()) or "no class"
     present = tuple(class_to_mask(key) for key in keys.tolist())
-    return Panel(MADE[kind][0], Image.fromarray(heated(photo, best)), f"map of {names}", present)
+    words = f"map of {names}{'' if best.any() else ', zero everywhere'}"
+    return Panel(MADE[kind][0], Image.fromarray(heated(photo, best)), words, present)
 
 
 def _label_panel(album: Album, mask: np.ndarray, title: str, photo: np.ndarray, truth: np.ndarray | None) -> Panel:
