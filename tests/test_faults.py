@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ import pytest
 import torch
 from broken import Case, Rca, check_answer, set_up
 from conftest import REPOSITORY, Result
-from tiny_run import STEPS, TinyRun, contents, digests, results
 from test_resume import check_same, stop_at
+from tiny_run import STEPS, TinyRun, contents, digests, results
+from torch.utils.data import DataLoader
 from torture import Command
 
 from rcatool import pool
 from rcatool.data import datasets
-from rcatool.loading import load
+from rcatool.errors import SetupError
+from rcatool.loading import limits_watched, load
 from rcatool.run import Run
 
 RUN, DATA = Path("run"), Path("data")
@@ -115,6 +117,21 @@ def test_processes_that_read_photos(undisturbed: TinyRun, fault: str, message: s
         check_answer(Result(code, "", text), Case(step, (), "", 6, rf"{step.partition('/')[0]}: {message}", RESUMES))
         assert again == 0
         check_same(Path(f"{fault}-{step.replace('/', '-')}"), undisturbed)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(), EOFError(), FileNotFoundError()])
+def test_a_batch_that_died_with_its_process(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """A process that is killed after it has announced a batch and before that is fetched: what the way to it raises is no traceback."""
+
+    def batches(loader: object) -> Iterator[int]:
+        yield 1
+        raise error
+
+    monkeypatch.setattr(DataLoader, "__iter__", batches)
+    with pytest.raises(SetupError, match="eval: a process that reads photos died"), limits_watched("eval"):
+        list(datasets.Loader([1, 2], num_workers=1))
+    with pytest.raises(type(error)):
+        list(datasets.Loader([1, 2], num_workers=0))  # here it would be a bug
 
 
 class Deadly(ProcessPoolExecutor):

@@ -171,6 +171,13 @@ def test_tuples_are_no_keys(path: Path, made: str, dict_of: str) -> None:
         npy.read_tag_vectors(path)
 
 
+def test_a_text_without_quotes_is_not_repeated_whole(path: Path) -> None:
+    path.write_bytes(HEADER + wrapped(b"\x80\x02S" + b"a" * 100_000 + b"\n."))
+    with pytest.raises(DataError) as caught:
+        npy.read_tag_vectors(path)
+    assert len(caught.value.message) < 500 + len(str(path))
+
+
 def test_lists_in_lists_do_not_grow(path: Path) -> None:
     """Thirty lists, each holding the one before twice: 300 bytes of file, 8 GiB as an array."""
     value: list[object] = [1.0]

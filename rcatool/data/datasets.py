@@ -204,6 +204,9 @@ def _collate(items: list[Any]) -> Any:
     return next((item for item in items if isinstance(item, RcaError)), None) or default_collate(items)
 
 
+_END = object()
+
+
 def _start_worker(_: int) -> None:
     """End a worker that cannot send a batch, for want of memory: Python would drop the batch, and it would be waited for for ever."""
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(lambda error, item: os._exit(1))  # type: ignore[attr-defined]
@@ -216,10 +219,19 @@ class Loader(DataLoader[Any]):
         super().__init__(_ErrorsAsItems(dataset), worker_init_fn=_start_worker, **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        while (batch := self._next(batches)) is not _END:
             if isinstance(batch, RcaError):
                 raise batch
             yield batch
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        try:
+            return next(batches, _END)
+        except (ConnectionError, EOFError, FileNotFoundError) as error:  # readers raise none of these: it is the way to the worker
+            if self.num_workers == 0:
+                raise
+            raise RuntimeError("DataLoader worker (pid unknown) is gone, and a batch with it") from error
 
 
 def train_loader(dataset: Dataset[Any], batches: EpochBatches, *, workers: int, pin: bool) -> Loader:

@@ -19,7 +19,7 @@ def read_tag_vectors(path: Path) -> dict[str, np.ndarray]:
     try:
         return {_text(key): _vector(value) for key, value in read_dict(_bytes(path, MAX_TAGS, "a tag file")).items()}
     except BROKEN as error:
-        raise DataError(f"{path}: not {what} ({error})") from error
+        raise DataError(f"{path}: not {what} ({_short(error)})") from error
 
 
 def read_arrays(path: Path) -> dict[Any, np.ndarray]:
@@ -31,7 +31,13 @@ def read_arrays(path: Path) -> dict[Any, np.ndarray]:
         table = read_dict(_bytes(path, MAX_CAMS, "a file of one photo's CAMs"))
         return {_name(key): _array(value) for key, value in table.items()}
     except BROKEN as error:
-        raise DataError(f"{path}: not a dict of arrays that can be read safely ({error})") from error
+        raise DataError(f"{path}: not a dict of arrays that can be read safely ({_short(error)})") from error
+
+
+def _short(error: Exception) -> str:
+    """Its text; Python's own quotes the line of a pickle, which may be the rest of the file."""
+    text = str(error)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _bytes(path: Path, most: int, what: str) -> bytes:
