@@ -54,9 +54,8 @@ def tags_of(data: Path) -> dict[str, list[str]]:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("RCA_RUN", "")
-    monkeypatch.delenv("RCA_RUN")
+def here(tmp_path: Path) -> Path:
+    """The folder that commands are typed in."""
     return tmp_path
 
 
