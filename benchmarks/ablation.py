@@ -36,7 +36,7 @@ from rcatool.metrics import scores, sweep_histogram, sweep_matrices, thresholds
 from rcatool.models.rca_net import RcaNet
 from rcatool.models.region_cam import RegionBank
 from rcatool.run import Run
-from rcatool.stages.make_pseudo import cam_forward, photo_maps, redraw
+from rcatool.stages.photo_cams import cam_forward, photo_maps, redraw
 from rcatool.stages.networks import load_cls, read_data
 from rcatool.stages.region_bank import choose_photos, load_bank, make_bank
 from rcatool.world import World, make_world

@@ -35,7 +35,7 @@ from rcatool.pseudo import LabelRule, Photo, photo_label
 from rcatool.refine import propagate
 from rcatool.refine.crf import crf_params
 from rcatool.run import Run
-from rcatool.stages.make_pseudo import cam_forward, photo_maps, redraw
+from rcatool.stages.photo_cams import cam_forward, photo_maps, redraw
 from rcatool.stages.networks import ClsNet, load_cls, read_data
 from rcatool.stages.region_bank import choose_photos, load_bank, make_bank
 from rcatool.world import World, make_world
