@@ -6,9 +6,9 @@
 Every arm is a run of its own (`rca prepare`, `rca train-cls` with the settings below). Then the CAMs of its train photos and of the tune
 photos are scored in memory at every threshold, as `rca eval` does with files: at photo scale 1 with its mirror image, the exported map
 as it is ("cam") and, with the table `parts`, redrawn by two rounds of region maps from the photo's own regions ("own") and the same with
-the region memory of 32 training photos per class ("memory"). The table `designs` is for a short list of photos (train_mini), `rates` for the
-tune photos only. The result of an arm and seed is kept in WORK, so that a second call goes on where the first stopped, and `--share I/N`
-lets N processes divide the work.
+the region memory of 32 training photos per class ("memory"). The table `designs` is for a short list of photos (train_mini), `rates` for
+the tune photos only. The result of an arm and seed is kept in WORK, so that a second call goes on where the first stopped, and `--share
+I/N` lets N processes divide the work.
 OUT/ablation-<table>-<list>.json holds every value, mean and sample deviation.
 """
 
@@ -45,8 +45,10 @@ from rcatool.world import World, make_world
 # One schedule for all arms of a table: the preset voc-part-mobilenet made cheaper, so that its runs fit into an evening on two cores.
 SCHEDULES = {
     "parts": {"cls.freeze_early": "true", "cls.crop_size": "224", "cls.resize_long": "[224, 384]"},
-    "designs": {"cls.freeze_early": "true", "cls.crop_size": "160", "cls.resize_long": "[160, 288]", "cls.epochs": "16", "cls.validate_every": "0"},
-}
+    "designs": {
+        "cls.freeze_early": "true", "cls.crop_size": "160", "cls.resize_long": "[160, 288]", "cls.epochs": "16", "cls.validate_every": "0",
+    },
+}  # fmt: skip
 LEVELS = thresholds(0.02)
 CAM = Cam(scales=(1.0,), flip=True, region_rounds=2, region_memory=32)
 SCHEDULES["rates"] = SCHEDULES["parts"]
@@ -144,7 +146,8 @@ def _options() -> Options:
 def _measure(arm: str, seed: int, settings: dict[str, str], options: Options) -> dict[str, Any]:
     """Train one arm with one seed and score it."""
     run = options.work / f"{arm}-{seed}"
-    chosen = {**SCHEDULES[options.table], **settings, "seed": str(seed), "runtime.workers": "1", "cls.weights": str(options.weights.resolve())}
+    always = {"seed": str(seed), "runtime.workers": "1", "cls.weights": str(options.weights.resolve())}
+    chosen = {**SCHEDULES[options.table], **settings, **always}
     sets = [f"{name}={value}" for name, value in chosen.items()] + options.set_
     given = [word for pair in sets for word in ("--set", pair)]
     lists = ["--train-list", options.train_list, "--val-list", "val", "--tune-list", "tune"]
@@ -159,7 +162,8 @@ def _measure(arm: str, seed: int, settings: dict[str, str], options: Options) ->
     lines = [json.loads(line) for line in (run / "train-cls" / "log.jsonl").read_text().splitlines()]
     parts = _score(_Look(model, options.data.resolve(), world, KINDS[options.table]), samples, config.seed, run / "regions.bank")
     return {
-        "arm": arm, "seed": seed, "settings": settings, "tune_map": next((line["val_map"] for line in lines[::-1] if "val_map" in line), None),
+        "arm": arm, "seed": seed, "settings": settings,
+        "tune_map": next((line["val_map"] for line in lines[::-1] if "val_map" in line), None),
         **parts, "train_seconds": round(trained - start), "score_seconds": round(time.time() - trained),
     }  # fmt: skip
 
@@ -234,7 +238,8 @@ def _write_table(found: dict[tuple[str, int], dict[str, Any]], options: Options)
                 "thresholds": [one[part][kind]["threshold"] for one in each],
             }
             for part in SCORED[options.table] for kind in KINDS[options.table]
-        } | {"seeds": [one["seed"] for one in each], "settings": each[0]["settings"], "tune_map": [one["tune_map"] for one in each]}  # fmt: skip
+        }  # fmt: skip
+        rows[arm] |= {"seeds": [one["seed"] for one in each], "settings": each[0]["settings"], "tune_map": [one["tune_map"] for one in each]}
     document = {
         "what": f"VOC-part, best-threshold mIoU of CAMs in percent over the list {options.train_list} and over tune, by seed",
         "command": "python " + " ".join(["benchmarks/ablation.py", options.table, "--train-list", options.train_list]),

@@ -4,11 +4,12 @@
                                       [--arms truth plain rca] [--seeds 0 1 2] [--share 0/2] [--photos 400]
 
 ARMS.yaml: `settings` of all arms and `arms`, each with the run that it starts `from` (<name>-<seed> in the folder of classifiers, as
-benchmarks/ablation.py leaves them, or an earlier arm in WORK, whose pseudo labels it then has) and its own `settings`. Every arm and seed is a run in WORK that goes through `rca make-pseudo` and `rca train-seg` (an arm with seg.labels truth
-makes no pseudo labels). Then its last network is scored as `rca eval` scores it (eval.scales, eval.flip) on val and tune, and at scale 1 on
-a seeded sample of the training photos, the labels that it learnt beside it; the CAMs are not scored, which would take longer. A
-result is kept in WORK as <arm>-<seed>.json, so that a second call goes on; OUT holds every value, mean and sample deviation, and each network's
-share of the true masks' of its seed.
+benchmarks/ablation.py leaves them, or an earlier arm in WORK, whose pseudo labels it then has) and its own `settings`. Every arm and seed
+is a run in WORK that goes through `rca make-pseudo` and `rca train-seg` (an arm with seg.labels truth makes no pseudo labels). Then its
+last network is scored as `rca eval` scores it (eval.scales, eval.flip) on val and tune, and at scale 1 on a seeded sample of the training
+photos, the labels that it learnt beside it; the CAMs are not scored, which would take longer. A result is kept in WORK as
+<arm>-<seed>.json, so that a second call goes on; OUT holds every value, mean and sample deviation, and each network's share of the true
+masks' of its seed.
 """
 
 import argparse

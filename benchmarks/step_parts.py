@@ -1,6 +1,7 @@
 """What a training step and an epoch of RCA do beside their networks: regions, contrast, memory and prototypes, here and as released."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,17 @@ class Parts:
         self.theirs = released.without_networks(released.build(checkout, self.device), self.maps)
         self.generator = torch.Generator().manual_seed(0)
 
-    def functions(self, official: RegionMemory, paper: RegionMemory, settings: Config) -> dict[str, Callable[[], None]]:
+    def functions(self, memories: dict[str, RegionMemory], settings: dict[str, Config]) -> dict[str, Callable[[], None]]:
         """What is timed: a step of each, what of the released one is none of it, and the prototypes of each."""
-        return {
+        functions: dict[str, Callable[[], None]] = {
             "released": lambda: self.released(self.tags, 2, None),
             "released_rest": self.released_rest,
-            "official": lambda: self.official(official),
-            "paper": lambda: self.paper(paper, settings),
             "released_prototypes": lambda: self.released(torch.zeros_like(self.tags), 1, 0),
-            "official_prototypes": lambda: official.refresh_prototypes(seed=0, iterations=30),
-            "paper_prototypes": lambda: paper.refresh_prototypes(seed=0, iterations=30),
         }
+        for name, memory in memories.items():
+            functions[name] = partial(self.official, memory) if name == "official" else partial(self.paper, memory, settings[name])
+            functions[f"{name}_prototypes"] = partial(memory.refresh_prototypes, seed=0, iterations=30)
+        return functions
 
     def released(self, tags: Tensor, epoch: int, index: int | None) -> None:
         """Its forward pass, and the contrast's gradient; `index` 0 after epoch 0 makes it cluster."""
@@ -94,6 +95,6 @@ def summary(seconds: dict[str, dict[str, float]], *, steps_per_epoch: int) -> di
                 "prototypes": round(prototypes / taken[f"{name}_prototypes"], 1),
                 "epoch": round((steps_per_epoch * step + prototypes) / (steps_per_epoch * taken[name] + taken[f"{name}_prototypes"]), 1),
             }
-            for name in ("official", "paper")
+            for name in taken if f"{name}_prototypes" in taken and name != "released"
         }
     return result

@@ -5,7 +5,7 @@
 DIR is a checkout of maeve07/RCA, outside this repository. `released`, `official` (the same training here) and `paper` train VGG16 with
 random weights on the same random photos, in turn within each round, so that a busy machine hits all alike; the median of the rounds
 counts. Peak memory is that of processes of their own. `parts` is what is not a network: regions, contrast and memory of a batch of 8
-at 368 pixels, and the prototypes of an epoch. `--check` compares values and gradients with the released code's instead.
+at 368 pixels, and the prototypes of an epoch; `paper_10000` has as many slots as the released code, `paper` 15,873. `--check` compares values and gradients with the released code's instead.
 """
 
 import argparse
@@ -94,9 +94,9 @@ def tags_of(photos: int) -> Tensor:
     return (tags + F.one_hot((number * 7 + 3) % CLASSES, CLASSES) * (number % 2)[:, None]).clamp(max=1).float()
 
 
-def settings_of(name: str) -> Config:
+def settings_of(name: str, *more: str) -> Config:
     """The preset, with random weights."""
-    return config_io.apply_settings(config_io.read_config(config_io.find_preset(f"voc12-vgg16-{name}")), ["cls.weights=none"])
+    return config_io.apply_settings(config_io.read_config(config_io.find_preset(f"voc12-vgg16-{name}")), ["cls.weights=none", *more])
 
 
 def step_of(name: str, options: argparse.Namespace) -> Step:
@@ -194,11 +194,12 @@ def ask_peak_memory(name: str) -> int:
 def parts(options: argparse.Namespace) -> dict[str, Any]:
     """All that is not a network, on the features of 8 photos of 368 pixels."""
     tags = tags_of(8).to(options.device)
-    ours = {name: cls_network(settings_of(name), tags_of(PHOTOS) > 0, pretrained=False) for name in ("official", "paper")}
+    settings = {"official": settings_of("official"), "paper": settings_of("paper"), "paper_10000": settings_of("paper", "memory.design=ring-ema")}
+    ours = {name: cls_network(each, tags_of(PHOTOS) > 0, pretrained=False) for name, each in settings.items()}
     for model in ours.values():
         fill(model.to(options.device).memory)
     bench = step_parts.Parts(options.checkout, options.device, tags)
-    functions = bench.functions(ours["official"].memory, ours["paper"].memory, settings_of("paper"))
+    functions = bench.functions({name: model.memory for name, model in ours.items()}, settings)
     return step_parts.summary(interleaved(functions, options), steps_per_epoch=-(-PHOTOS // 8))
 
 

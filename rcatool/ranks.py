@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.rendezvous import rendezvous
 
 from rcatool import process
 from rcatool.errors import DataError, ProcessLost, RcaError, SetupError, together
@@ -32,19 +33,30 @@ def joined() -> Iterator[None]:
     if process.size() == 1 or distributed.is_initialized():
         yield
         return
-    meeting = os.environ.get(MEETING)
-    where: dict[str, Any] = {"init_method": f"file://{meeting}", "rank": process.rank(), "world_size": process.size()} if meeting else {}
     if "OMP_NUM_THREADS" not in os.environ:  # all processes of a machine share its cores
         torch.set_num_threads(max(1, torch.get_num_threads() // process.local_size()))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and distributed.is_nccl_available() else "gloo"
     try:
-        distributed.init_process_group(backend, timeout=_PATIENCE, **where)
+        distributed.init_process_group(backend, timeout=_PATIENCE, **_meeting())
     except (RuntimeError, ValueError) as error:
         raise SetupError(f"the {process.size()} processes do not find each other ({error})", "use --procs N, or torchrun") from error
     with lost_named():
         yield
         wait()
     distributed.destroy_process_group()
+
+
+def _meeting() -> dict[str, Any]:
+    """How the processes find each other.
+
+    After a restart by torchrun on one machine (--max-restarts) the store still has the addresses of those that are gone: each try has its own
+    names in it.
+    """
+    if meeting := os.environ.get(MEETING):
+        return {"init_method": f"file://{meeting}", "rank": process.rank(), "world_size": process.size()}
+    store, number, count = next(rendezvous("env://"))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return {"store": distributed.PrefixStore(f"attempt-{attempt}", store), "rank": number, "world_size": count}
 
 
 @contextmanager

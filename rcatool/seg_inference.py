@@ -26,5 +26,6 @@ def batch_probabilities(
     for outputs in infer_together(lambda images: [model(images).float().softmax(dim=1)], photos, world=world):
         merged = merge_levels(outputs, [size])[0]
         if not bool(torch.isfinite(merged).all()):
-            raise DataError("the segmentation network's output is not finite", hint="train again: rca train-seg --force, with a lower seg.lr")
+            hint = "train again: rca train-seg --force, with a lower seg.lr"
+            raise DataError("the segmentation network's output is not finite", hint)
         yield merged

@@ -123,8 +123,8 @@ def doubts(scores: TagScores, samples: Sequence[Sample], *, most: int) -> tuple[
     """The tags that the classifier doubts and the classes that it sees without a tag, `most` of each.
 
     A tag is `beyond` where its probability is at most the mean of the class among photos without the tag; a class without a tag, where
-    it is at least the mean among those with it. How far is measured in log-odds from that mean, so that a class that is learned badly, all of
-    whose probabilities are low, does not fill the list. Photos without scores do not matter.
+    it is at least the mean among those with it. How far is measured in log-odds from that mean, so that a class that is learned badly, all
+    of whose probabilities are low, does not fill the list. Photos without scores do not matter.
     """
     known = {sample.id: sample for sample in samples}
     rows = [row for row, photo in enumerate(scores.ids) if photo in known]

@@ -237,7 +237,9 @@ def test_earlier_levels_are_those_of_the_pyramid(name: str) -> None:
     assert all(torch.equal(first, second) for first, second in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize(("name", "left"), [("vgg16", 0), ("resnet50", 1), ("mobilenet_v2", 0), ("densenet169", None), ("resnet38", 37), ("tiny", 0)])
+@pytest.mark.parametrize(
+    ("name", "left"), [("vgg16", 0), ("resnet50", 1), ("mobilenet_v2", 0), ("densenet169", None), ("resnet38", 37), ("tiny", 0)]
+)
 @torch.inference_mode()
 def test_folded_batch_norm_changes_nothing_but_the_rounding(name: str, left: int | None) -> None:
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from rcatool.config import Cam
 from rcatool.data.manifest import Sample, draft
 from rcatool.errors import DataError
 from rcatool.models.backbones import build_backbone
-from rcatool.stages.make_pseudo import photo_maps
+from rcatool.stages.photo_cams import photo_maps
 from rcatool.world import World
 
 WORLD = World(torch.device("cpu"), None)

@@ -59,7 +59,8 @@ FORBIDDEN = {
 DOORS = {
     "typer": [
         "cli", "options", "commands", "prepare_commands", "coco_command", "cam_commands", "score_commands", "export_commands",
-        "inspect_commands", "predict_commands", "weights_command", "tensorboard_command", "settings_command", "bench_command", "report_commands",
+        "inspect_commands", "predict_commands", "weights_command", "tensorboard_command", "settings_command", "bench_command",
+        "report_commands",
     ],
     "jinja2": ["report/page"],
     "markupsafe": ["report/chart"],

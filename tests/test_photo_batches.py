@@ -85,7 +85,7 @@ def test_probabilities_of_a_batch_are_those_of_its_photos(photos: MultiScaleData
 
 
 def test_a_run_in_batches_is_the_run_photo_by_photo(rca: Callable[..., Result], undisturbed: TinyRun, tmp_path: Path) -> None:
-    run = undisturbed.copy(tmp_path / "run", until="make-pseudo")
+    run = undisturbed.copy(tmp_path / "run", until="make-pseudo/cams")
     done = rca("run", "--run", run, *assign("runtime.photo_batch=4", "runtime.device=cpu"))
     assert done.code == 0, done.err
     files = sorted((run / "make-pseudo" / "cams").glob("*.npz"))

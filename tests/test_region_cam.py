@@ -15,7 +15,7 @@ from rcatool.data.manifest import Sample, draft
 from rcatool.errors import DataError
 from rcatool.models.backbones import build_backbone
 from rcatool.models.region_cam import RegionBank, RegionRule, hypercolumns, photo_regions, region_cam
-from rcatool.stages.make_pseudo import photo_maps, redraw
+from rcatool.stages.photo_cams import photo_maps, redraw
 from rcatool.stages.region_bank import choose_photos, load_bank, make_bank
 from rcatool.world import World
 

@@ -79,7 +79,7 @@ def maps_of(maps: Tensor, classes: Tensor) -> Tensor:
 
 
 def mean_regions(features: Tensor, weight: Tensor, area: Tensor, tags: Tensor, classes: Tensor) -> Regions:
-    """The sums of features (B, D, h, w) by weights (B, T, h w) of classes (B, T), over areas (B, T); only of tags (B, C) and areas above 0."""
+    """Sums of features (B, D, h, w) by weights (B, T, h w) of classes (B, T), over areas (B, T); only of tags (B, C) and areas above 0."""
     with torch.autocast(features.device.type, enabled=False):  # which would round the sums to half precision
         sums = torch.bmm(weight, features.flatten(2).transpose(1, 2))  # (B, T, D)
     image, place = (((tags > 0).gather(1, classes)) & (area > 0)).nonzero(as_tuple=True)

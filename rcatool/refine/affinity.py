@@ -62,8 +62,8 @@ def cosine_affinity(levels: Sequence[Tensor], offsets: Sequence[Offset], size: t
 def _products(unit: Tensor, offsets: Sequence[Offset]) -> Tensor:
     """Scalar products (P, h, w) of each cell of unit (D, h, w) with its other end, 0 where that is off the grid.
 
-    A row of cells with all of the row dy below is one matrix product, of which the offsets (dy, dx) are the diagonals: a quarter of the time
-    of a sum for each offset. In blocks of columns, so that a wide photo costs no more than its cells do.
+    A row of cells with all of the row dy below is one matrix product, of which the offsets (dy, dx) are the diagonals: a quarter of the
+    time of a sum for each offset. In blocks of columns, so that a wide photo costs no more than its cells do.
     """
     (_, height, width), reach = unit.shape, max((abs(dx) for _, dx in offsets), default=0)
     rows = F.pad(unit, (reach, reach)).permute(1, 2, 0).contiguous()  # (h, reach + w + reach, D)

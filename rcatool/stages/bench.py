@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from rcatool import console
@@ -19,19 +19,23 @@ from rcatool.cams import save_cam
 from rcatool.config import Config
 from rcatool.config_cls import Cls
 from rcatool.config_seg import Seg
-from rcatool.data.datasets import ClsDataset, EpochBatches, Loader, MultiScaleDataset, SegDataset, train_loader, view_loader
+from rcatool.data.datasets import ClsDataset, EpochBatches, Loader, MultiScaleDataset, SegDataset, train_loader
 from rcatool.data.labels import write_mask
 from rcatool.data.manifest import split
 from rcatool.errors import DataError
 from rcatool.models.deeplab import build_seg
+from rcatool.models.frozen import fold_batch_norm
 from rcatool.pseudo import LabelJob, make_label
 from rcatool.run import Run
 from rcatool.scoring import count_labels
+from rcatool.seg_inference import batch_probabilities
 from rcatool.stages import make_pseudo
 from rcatool.stages.bench_rows import Bench, extrapolate, timed
 from rcatool.stages.cls_loss import Intake, StepState, step_loss
-from rcatool.stages.eval import segment
+from rcatool.stages.eval import best_class
 from rcatool.stages.networks import cls_network, make_optimizer, read_data, seg_design, tag_matrix, variation
+from rcatool.stages.photo_batches import photo_batches
+from rcatool.stages.photo_cams import batch_maps
 from rcatool.stages.seg_step import StepLoss
 from rcatool.throughput import Waiting, matrix_rate, synchronise
 from rcatool.world import World, make_world
@@ -148,21 +152,20 @@ def _batches(bench: Bench, dataset: ClsDataset | SegDataset, size: int, *, worke
 def _cams(bench: Bench) -> None:
     settings = bench.config.cam
     model = bench.world.place(cls_network(bench.config, tag_matrix(bench.train, bench.num_classes), pretrained=False)).eval()
+    model = fold_batch_norm(model)
     dataset = MultiScaleDataset(bench.train, bench.root, scales=settings.scales, flip=settings.flip)
 
-    def work(model: nn.Module) -> Iterator[int]:
-        for index, views in view_loader(dataset, workers=min(2, bench.workers)):
-            sample = bench.train[index]
-            forward = make_pseudo.cam_forward(model, settings, sample)  # type: ignore[arg-type]
-            cam, _ = make_pseudo.photo_maps(forward, views, sample, settings=settings, world=bench.world)
-            save_cam(bench.folder / "cams" / f"{sample.id}.npz", np.asarray(sample.classes), cam, sample.size)
-            yield 1
+    def work() -> Iterator[int]:
+        for batch, photos in photo_batches(bench.train, bench.config, bench.world, scales=settings.scales, flip=settings.flip):
+            for sample, (cam, _) in zip(batch, batch_maps(model, batch, photos, settings=settings, world=bench.world), strict=True):
+                save_cam(bench.folder / "cams" / f"{sample.id}.npz", np.asarray(sample.classes), cam, sample.size)
+                yield 1
 
     _, views = dataset[0]
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(views[0].to(bench.world.device))
     pixels = sum(view[0].numel() * len(view) for view in views) / (views[0][0].numel() * len(views[0]))
-    timed(bench, "make-pseudo CAMs", work(model), flop=int(counter.get_total_flops() * pixels))
+    timed(bench, "make-pseudo CAMs", work(), flop=int(counter.get_total_flops() * pixels))
 
 
 def _labels(bench: Bench) -> None:
@@ -182,13 +185,13 @@ def _labels(bench: Bench) -> None:
 def _predict(bench: Bench) -> None:
     settings = bench.config.eval
     model = bench.world.place(build_seg(seg_design(bench.config.seg), bench.num_classes)).eval()
-    dataset = MultiScaleDataset(bench.val, bench.root, scales=settings.scales, flip=settings.flip)
 
     def work() -> Iterator[int]:
-        for index, views in view_loader(dataset, workers=min(2, bench.workers)):
-            sample = bench.val[index]
-            write_mask(bench.folder / "predictions" / f"{sample.id}.png", segment(model, views, sample.size, world=bench.world))
-            yield 1
+        for batch, photos in photo_batches(bench.val, bench.config, bench.world, scales=settings.scales, flip=settings.flip):
+            found = batch_probabilities(model, photos, batch[0].size, world=bench.world)
+            for sample, probabilities in zip(batch, found, strict=True):
+                write_mask(bench.folder / "predictions" / f"{sample.id}.png", best_class(probabilities))
+                yield 1
 
     timed(bench, "eval predictions", work())
 
