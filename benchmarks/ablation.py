@@ -239,7 +239,7 @@ def _write_table(found: dict[tuple[str, int], dict[str, Any]], options: Options)
             }
             for part in SCORED[options.table] for kind in KINDS[options.table]
         }  # fmt: skip
-        rows[arm] |= {"seeds": [one["seed"] for one in each], "settings": each[0]["settings"], "tune_map": [one["tune_map"] for one in each]}
+        rows[arm] |= {name: [one[name] for one in each] for name in ("seed", "tune_map")} | {"settings": each[0]["settings"]}
     document = {
         "what": f"VOC-part, best-threshold mIoU of CAMs in percent over the list {options.train_list} and over tune, by seed",
         "command": "python " + " ".join(["benchmarks/ablation.py", options.table, "--train-list", options.train_list]),

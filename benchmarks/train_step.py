@@ -5,7 +5,8 @@
 DIR is a checkout of maeve07/RCA, outside this repository. `released`, `official` (the same training here) and `paper` train VGG16 with
 random weights on the same random photos, in turn within each round, so that a busy machine hits all alike; the median of the rounds
 counts. Peak memory is that of processes of their own. `parts` is what is not a network: regions, contrast and memory of a batch of 8
-at 368 pixels, and the prototypes of an epoch; `paper_10000` has as many slots as the released code, `paper` 15,873. `--check` compares values and gradients with the released code's instead.
+at 368 pixels, and the prototypes of an epoch; `paper_10000` has as many slots as the released code, `paper` 15,873. `--check`
+compares values and gradients with the released code's instead.
 """
 
 import argparse
@@ -194,7 +195,8 @@ def ask_peak_memory(name: str) -> int:
 def parts(options: argparse.Namespace) -> dict[str, Any]:
     """All that is not a network, on the features of 8 photos of 368 pixels."""
     tags = tags_of(8).to(options.device)
-    settings = {"official": settings_of("official"), "paper": settings_of("paper"), "paper_10000": settings_of("paper", "memory.design=ring-ema")}
+    settings = {"official": settings_of("official"), "paper": settings_of("paper")}
+    settings["paper_10000"] = settings_of("paper", "memory.design=ring-ema")
     ours = {name: cls_network(each, tags_of(PHOTOS) > 0, pretrained=False) for name, each in settings.items()}
     for model in ours.values():
         fill(model.to(options.device).memory)

@@ -136,7 +136,7 @@ class Runtime(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast on a GPU that has it, else fp32")
     deterministic: bool = Field(False, description="CUDA: only operations that give the same bytes each time, which may be slower")
     workers: Annotated[int, Field(ge=-1)] = Field(-1, description="data-loading and pool processes; -1: as many as cores, at most 16")
-    photo_batch: Natural = Field(0, description="photos of one size that a network sees together (CAMs, predictions); 0: 8 on a GPU, else 1")
+    photo_batch: Natural = Field(0, description="photos of one size that a network sees together (CAMs, predictions); 0: 8 on a GPU, or 1")
     log_every: Positive = Field(20, description="steps between two lines of log.jsonl")
     tensorboard: bool = Field(False, description="also event files of the trainings, for TensorBoard, in RUN/tensorboard (extra tb)")
 

@@ -49,8 +49,8 @@ def joined() -> Iterator[None]:
 def _meeting() -> dict[str, Any]:
     """How the processes find each other.
 
-    After a restart by torchrun on one machine (--max-restarts) the store still has the addresses of those that are gone: each try has its own
-    names in it.
+    After a restart by torchrun on one machine (--max-restarts) the store still has the addresses of those that are gone: each try has its
+    own names in it.
     """
     if meeting := os.environ.get(MEETING):
         return {"init_method": f"file://{meeting}", "rank": process.rank(), "world_size": process.size()}

@@ -197,7 +197,8 @@ def test_commands_in_sentences_exist() -> None:
         try:
             check_settings(parse(plain(words), complete=False).get("set_") or (), Config())
         except UsageError as error:  # an option may stand there without its value
-            assert error.format_message().endswith("requires an argument."), f"{line}: {error.format_message()}"
+            if not error.format_message().endswith("requires an argument."):
+                pytest.fail(f"{line}: {error.format_message()}")
         except ConfigError as error:
             pytest.fail(f"{line}: {error}")
     assert seen > 60

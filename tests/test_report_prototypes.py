@@ -97,7 +97,8 @@ def test_a_picture_of_another_network_is_not_shown(run: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[]", '{"about": 1}', '{"about": "RUN", "blocks": [{"title": "a", "columns": [{"heading": "x", "tiles": [[0, 0, 9999, 9, ""]]}]}]}',
+    ["{", "[]", '{"about": 1}',
+     '{"about": "RUN", "blocks": [{"title": "a", "columns": [{"heading": "x", "tiles": [[0, 0, 9999, 9, ""]]}]}]}',
      '{"about": "RUN", "blocks": [{"title": "a", "columns": [{"heading": "x", "tiles": [[-5, 0, 9, 9, ""]]}]}]}', "no picture"],
 )  # fmt: skip
 def test_what_is_broken_is_named_on_the_page(run: Path, text: str) -> None:
