@@ -17,7 +17,7 @@ from rcatool.config import Config
 from rcatool.config_data import Data
 from rcatool.errors import ConfigError, RcaError, SetupError
 from rcatool.launch import launch, on_first, together
-from rcatool.loading import load, limits_watched
+from rcatool.loading import limits_watched, load
 from rcatool.outside import NO_FILES
 from rcatool.run import Run
 from rcatool.steps import Step, in_force, is_needed
