@@ -64,8 +64,11 @@ def test_maps_of_a_batch_are_those_of_its_photos(photos: MultiScaleDataset, roun
     settings = Cam(region_rounds=rounds)
     for samples, views in view_batches(photos, most=8, workers=0, pin=False):
         found = batch_maps(model, samples, views, settings=settings, world=WORLD)
-        for sample, own, (cam, columns) in zip(samples, views, found, strict=True):
+        for sample, own, (cam, columns, scores) in zip(samples, views, found, strict=True):
             expected = photo_maps(cam_forward(model, settings, sample), own, sample, settings=settings, world=WORLD)
+            with torch.inference_mode():
+                logits = [model(view).final.mean(dim=(0, 2, 3)) for view in own]
+            np.testing.assert_allclose(scores, torch.stack(logits).mean(dim=0), atol=1e-4)
             np.testing.assert_allclose(cam, expected[0], atol=1e-4)
             assert cam.max() == 1
             if rounds:

@@ -157,7 +157,7 @@ def _cams(bench: Bench) -> None:
 
     def work() -> Iterator[int]:
         for batch, photos in photo_batches(bench.train, bench.config, bench.world, scales=settings.scales, flip=settings.flip):
-            for sample, (cam, _) in zip(batch, batch_maps(model, batch, photos, settings=settings, world=bench.world), strict=True):
+            for sample, (cam, _, _) in zip(batch, batch_maps(model, batch, photos, settings=settings, world=bench.world), strict=True):
                 save_cam(bench.folder / "cams" / f"{sample.id}.npz", np.asarray(sample.classes), cam, sample.size)
                 yield 1
 

@@ -176,9 +176,9 @@ def _region_bank(path: Path, model: ClsNet, samples: Sequence[Sample], config: C
     if rank() == 0 and not path.exists():
         chosen = choose_photos(split(samples, "train"), settings.region_memory, model.num_classes, config.seed)
         looks = (
-            each
+            (sample, look[:2])
             for batch, photos in photo_batches(chosen, config, world, scales=settings.scales, flip=settings.flip)
-            for each in zip(batch, batch_maps(model, batch, photos, settings=settings, world=world), strict=True)
+            for sample, look in zip(batch, batch_maps(model, batch, photos, settings=settings, world=world), strict=True)
         )
         make_bank(path, looks, settings=settings, total=len(chosen))
     wait()
