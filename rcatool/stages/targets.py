@@ -5,7 +5,7 @@ A score is a document for metrics.json and counts to keep. The protocol of each 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ class Scene:
     samples: list[Sample]
     root: Path
     step: StepDir
+    said: set[str] = field(default_factory=set)  # what several targets would say, and was said
 
 
 class Target(NamedTuple):
@@ -144,7 +145,10 @@ def scored_photos(scene: Scene, part: str, *, tagged: bool) -> list[Sample]:
     samples = [s for s in split(scene.samples, part) if s.classes or not tagged]
     masked = [sample for sample in samples if sample.mask is not None]
     if len(masked) < len(samples):
-        console.warn(f"eval: {len(samples) - len(masked)} of {len(samples)} {part} photos have no mask and are not scored")
+        told = f"eval: {len(samples) - len(masked)} of {len(samples)} {part} photos have no mask and are not scored"
+        if told not in scene.said:
+            console.warn(told)
+        scene.said.add(told)
     return masked
 
 
