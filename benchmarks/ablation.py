@@ -29,8 +29,9 @@ import torch
 from rcatool import cli, console
 from rcatool.cams import normalise, resize
 from rcatool.config import Cam
-from rcatool.data.datasets import MultiScaleDataset, view_loader
+from rcatool.data.datasets import MultiScaleDataset
 from rcatool.data.labels import class_to_mask, read_mask
+from rcatool.data.loaders import view_loader
 from rcatool.data.manifest import Sample, split
 from rcatool.files import atomic_write
 from rcatool.metrics import scores, sweep_histogram, sweep_matrices, thresholds

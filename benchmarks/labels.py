@@ -24,8 +24,9 @@ import torch
 from rcatool import console
 from rcatool.cams import load_full_cam, normalise, save_cam
 from rcatool.config import Cam
-from rcatool.data.datasets import MultiScaleDataset, view_loader
+from rcatool.data.datasets import MultiScaleDataset
 from rcatool.data.labels import class_to_mask, read_mask
+from rcatool.data.loaders import view_loader
 from rcatool.data.manifest import Sample, split
 from rcatool.data.photos import read_image
 from rcatool.files import atomic_write

@@ -29,8 +29,9 @@ import torch
 import yaml
 
 from rcatool import cli, console
-from rcatool.data.datasets import MultiScaleDataset, view_loader
+from rcatool.data.datasets import MultiScaleDataset
 from rcatool.data.labels import read_mask
+from rcatool.data.loaders import view_loader
 from rcatool.data.manifest import Sample, split
 from rcatool.files import atomic_write
 from rcatool.metrics import confusion_matrix, scores

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from small_voc import make_photo
 
-from rcatool.data.datasets import ClsDataset, EpochBatches, MultiScaleDataset, SegDataset, Variation, tag_vector, train_loader, view_loader
+from rcatool.data.datasets import ClsDataset, MultiScaleDataset, SegDataset, Variation, tag_vector
 from rcatool.data.labels import IGNORE, write_mask
+from rcatool.data.loaders import EpochBatches, train_loader, view_loader
 from rcatool.data.manifest import Sample, draft
 from rcatool.data.photos import read_image
 from rcatool.data.transforms import normalise, resize, to_tensor

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from torture import Command
 
 from rcatool import pool
-from rcatool.data import datasets
+from rcatool.data import loaders
 from rcatool.errors import SetupError
 from rcatool.loading import limits_watched, load
 from rcatool.run import Run
@@ -129,9 +129,9 @@ def test_a_batch_that_died_with_its_process(monkeypatch: pytest.MonkeyPatch, err
 
     monkeypatch.setattr(DataLoader, "__iter__", batches)
     with pytest.raises(SetupError, match="eval: a process that reads photos died"), limits_watched("eval"):
-        list(datasets.Loader([1, 2], num_workers=1))
+        list(loaders.Loader([1, 2], num_workers=1))
     with pytest.raises(type(error)):
-        list(datasets.Loader([1, 2], num_workers=0))  # here it would be a bug
+        list(loaders.Loader([1, 2], num_workers=0))  # here it would be a bug
 
 
 class Deadly(ProcessPoolExecutor):

@@ -9,7 +9,7 @@ import torch
 from conftest import Result
 from tiny_run import TinyRun, assign, digests
 
-from rcatool.data.datasets import EpochBatches
+from rcatool.data.loaders import EpochBatches
 from rcatool.run import Run
 from rcatool.stages import train_cls
 

@@ -15,7 +15,8 @@ from torch import nn
 
 from rcatool.cams import load_cam
 from rcatool.config import Cam
-from rcatool.data.datasets import MultiScaleDataset, view_batches
+from rcatool.data.datasets import MultiScaleDataset
+from rcatool.data.loaders import view_batches
 from rcatool.data.manifest import Sample, draft
 from rcatool.models.backbones import build_backbone
 from rcatool.models.rca_net import RcaNet

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed, multiprocessing, nn
 
 from rcatool.config import Config
-from rcatool.data.datasets import EpochBatches
+from rcatool.data.loaders import EpochBatches
 from rcatool.models.accumulator import AccumulationRule, AttentionAccumulator
 from rcatool.models.average import WeightAverage
 from rcatool.models.deeplab import build_seg

@@ -15,7 +15,8 @@ from torch import Tensor
 from rcatool import console
 from rcatool.checkpoint import resume_training, save_state, save_training
 from rcatool.config import Config
-from rcatool.data.datasets import EpochBatches, SegDataset, Variation, train_loader
+from rcatool.data.datasets import SegDataset, Variation
+from rcatool.data.loaders import EpochBatches, train_loader
 from rcatool.data.manifest import Sample
 from rcatool.engine import train_one_epoch
 from rcatool.optim import sgd

@@ -19,8 +19,9 @@ from rcatool.cams import save_cam
 from rcatool.config import Config
 from rcatool.config_cls import Cls
 from rcatool.config_seg import Seg
-from rcatool.data.datasets import ClsDataset, EpochBatches, Loader, MultiScaleDataset, SegDataset, train_loader
+from rcatool.data.datasets import ClsDataset, MultiScaleDataset, SegDataset
 from rcatool.data.labels import write_mask
+from rcatool.data.loaders import EpochBatches, Loader, train_loader
 from rcatool.data.manifest import split
 from rcatool.errors import DataError
 from rcatool.models.deeplab import build_seg

@@ -6,7 +6,8 @@ from pathlib import Path
 from torch import Tensor
 
 from rcatool.config import Config
-from rcatool.data.datasets import MultiScaleDataset, view_batches
+from rcatool.data.datasets import MultiScaleDataset
+from rcatool.data.loaders import view_batches
 from rcatool.data.manifest import Sample
 from rcatool.pool import worker_count
 from rcatool.world import World

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from rcatool.config import Config
-from rcatool.data.datasets import MultiScaleDataset, view_loader
+from rcatool.data.datasets import MultiScaleDataset
+from rcatool.data.loaders import view_loader
 from rcatool.data.manifest import Sample, check_images
 from rcatool.run import Run
 from rcatool.seg_inference import photo_probabilities

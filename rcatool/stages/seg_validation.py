@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from rcatool import console
 from rcatool.cam_inference import infer_views
 from rcatool.config import Config
-from rcatool.data.datasets import MultiScaleDataset, view_loader
+from rcatool.data.datasets import MultiScaleDataset
 from rcatool.data.labels import read_mask
+from rcatool.data.loaders import view_loader
 from rcatool.data.manifest import Sample, split
 from rcatool.errors import ConfigError, DataError
 from rcatool.metrics import confusion_matrix, scores

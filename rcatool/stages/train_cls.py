@@ -16,7 +16,8 @@ from torch import Tensor
 from rcatool import console
 from rcatool.checkpoint import resume_training, save_state, save_training
 from rcatool.config import Config
-from rcatool.data.datasets import ClsDataset, EpochBatches, MultiScaleDataset, train_loader, view_loader
+from rcatool.data.datasets import ClsDataset, MultiScaleDataset
+from rcatool.data.loaders import EpochBatches, train_loader, view_loader
 from rcatool.data.manifest import Sample, check_images, split
 from rcatool.data.saliency import require_saliency
 from rcatool.engine import TrainLog, train_one_epoch

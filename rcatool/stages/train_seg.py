@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from rcatool import console
 from rcatool.checkpoint import load_state, resume_training, save_state, save_training
 from rcatool.config import Config
-from rcatool.data.datasets import EpochBatches, Loader, SegDataset, train_loader
+from rcatool.data.datasets import SegDataset
 from rcatool.data.labels import IGNORE, ClassInfo
+from rcatool.data.loaders import EpochBatches, Loader, train_loader
 from rcatool.data.manifest import Sample, check_images, first_few, split
 from rcatool.engine import TrainLog, train_one_epoch
 from rcatool.errors import DataError, TrainingError
