@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from torture import Command
 
 from rcatool import pool
-from rcatool.data import loaders
+from rcatool.data import datasets, loaders
 from rcatool.errors import SetupError
 from rcatool.loading import limits_watched, load
 from rcatool.run import Run

@@ -27,7 +27,8 @@ LAYERS = {
         "data/json_window", "data/coco_json", "data/coco_regions", "data/coco_rule", "data/coco_paint", "data/coco", "photo_inputs",
     ],
     "computation": [
-        "models/*", "refine/*", "data/transforms", "data/datasets", "data/loaders", "optim", "kmeans", "cam_inference", "cams", "auto_threshold",
+        "models/*", "refine/*", "data/transforms", "data/datasets", "data/loaders", "optim", "kmeans", "cam_inference", "cams",
+        "auto_threshold",
         "cam_files", "cam_writing", "label_weights", "tag_scores", "pseudo", "pseudo_batch", "soft_labels", "seg_inference", "breakdown",
         "scoring", "metrics", "tally", "bootstrap", "boundary",
         "conventions", "scorecard", "checkpoint", "world", "ranks", "throughput", "region_picture",
