@@ -15,7 +15,7 @@ from rcatool.tally import PhotoTable, read_photo_tables
 
 LONG_SIDE, SMALL_SIDE = 300, 220  # pixels of a panel: of those all see, of those for a single class
 MOST_BYTES = 5_000_000  # of all pictures of a page
-FOR_CLASSES, RESERVE = 1_700_000, 1_500_000  # of those for single classes in each gallery; what these leave for others
+FOR_CLASSES, RESERVE = 1_200_000, 1_500_000  # of those for single classes in each gallery; what these leave for others
 NETWORKS, LABELS = ("seg", "seg_1"), ("pseudo_2", "pseudo")  # what a gallery is made for: the first that was scored
 
 
