@@ -29,7 +29,9 @@ def make_ready(root: Path, request: Request, *, sbd: Path | None, out: Path | No
 
     if out is not None and sbd is None and not download:
         raise ConfigError("--sbd-out: nothing to put there", "rca prepare voc --root DIR --sbd DIR --sbd-out DIR")
-    workers = worker_count(config_io.apply_settings(Config(), request.assignments).runtime.workers)
+    # Others may fit the preset or the run that they are for only, and are checked there.
+    runtime = [one for one in request.assignments if one.startswith("runtime.")]
+    workers = worker_count(config_io.apply_settings(Config(), runtime).runtime.workers)
     if download:
         from rcatool.stages import voc_download
 

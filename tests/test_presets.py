@@ -1,9 +1,12 @@
 """The packaged presets: readable, found by name, and stating only what differs from the defaults."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from conftest import Result
+from small_voc import make_voc
 
 from rcatool import config_io
 from rcatool.config import Config
@@ -63,3 +66,14 @@ def test_each_network_has_its_presets() -> None:
     for name in expected:
         config = config_io.read_config(config_io.find_preset(name))
         assert config.cls.backbone == config.seg.backbone == name.split("-")[1]
+
+
+def test_a_setting_that_fits_the_preset_only(rca: Callable[..., Result], tmp_path: Path) -> None:
+    # The defaults have two backbones, so that with them train-cls could not be what seg.weights says.
+    base = make_voc(tmp_path / "voc")
+    preset = tmp_path / "preset.yaml"
+    preset.write_text("cls: {backbone: tiny, weights: none}\nseg: {backbone: tiny, weights: none}\n")
+    words = ["--root", base, "--run", tmp_path / "run", "--set", "seg.weights=train-cls", "--set", "runtime.workers=0"]
+    assert rca("prepare", "voc", "--config", preset, *words).code == 0
+    assert rca("prepare", "voc", *words, "--force").code == 0  # the run keeps its backbones
+    assert rca("prepare", "voc", "--root", base, "--run", tmp_path / "other", "--set", "seg.weights=train-cls").code == 2
