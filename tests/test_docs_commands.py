@@ -237,10 +237,10 @@ def check_one(line: Line, name: str, value: str) -> None:
 
 def test_options_beside_a_command_in_a_table_exist() -> None:
     """`--masks DIR` in a sentence is an option of some command."""
-    options: set[str] = {"--help", "--index-url", "--logdir", "--force-reinstall", "--nproc-per-node"}  # the last ones are other programs'
+    options = {"--help", "--index-url", "--logdir", "--force-reinstall", "--nproc-per-node", "--max-restarts"}  # the last ones are others'
     for command in walk(get_command(app)):
         options |= {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    for script in (REPOSITORY / "benchmarks").glob("*.py"):
+    for script in [*(REPOSITORY / "benchmarks").glob("*.py"), REPOSITORY / "tests" / "torture.py", REPOSITORY / "tests" / "fuzzing.py"]:
         options |= set(re.findall(r"\"(--[a-z-]+)\"", script.read_text(encoding="utf-8")))
     for line in SPANS:
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", line.text):
