@@ -92,7 +92,7 @@ def list_presets() -> dict[str, Path]:
     package = Path(__file__).resolve().parent
     for folder in (package / "configs", package.parent / "configs"):
         if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+            return {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
     return {}
 
 

@@ -195,7 +195,7 @@ def test_photos_that_vanish(
     with monkeypatch.context() as patch:
         patch.setattr(datasets, "read_image", at(number, lambda: DATA.rename(away)))
         gone = rca(word, "--set", f"runtime.workers={workers}")
-    check_answer(gone, Case(step, (), "", 3, r"data/JPEGImages/.*\.jpg: file not found"))
+    check_answer(gone, Case(step, (), "", 3, r"data/JPEGImages/.*\.jpg: no such file"))
     check_answer(rca(word), Case(step, (), "", 3, r"data/JPEGImages/.*\.jpg: No such file or directory \(and \d+ more photos"))
     away.rename(DATA)
     check_resumed(rca, word, undisturbed)
@@ -215,7 +215,7 @@ def test_masks_that_vanish_while_they_are_counted(rca: Rca, undisturbed: TinyRun
     with monkeypatch.context() as patch:
         patch.setattr(scoring, "read_mask", reading)
         gone = rca(word)
-    check_answer(gone, Case("eval", (), "", 3, r"data/SegmentationClassAug/.*\.png: file not found"))
+    check_answer(gone, Case("eval", (), "", 3, r"data/SegmentationClassAug/.*\.png: no such file"))
     away.rename(DATA)
     check_resumed(rca, word, undisturbed)
 

@@ -79,12 +79,15 @@ def export_cams(run: Run, config: Config, *, force: bool) -> None:
         for batch, photos in photo_batches(todo, config, world, scales=config.cam.scales, flip=config.cam.flip):
             looks = batch_maps(model, batch, photos, settings=config.cam, world=world)
             for sample, (cam, columns, scores) in zip(batch, looks, strict=True):
+                add_scores(step.path, sample.id, scores, process=rank())
+                bar.advance(1)
+                target = step.path / f"{sample.id}.npz"
+                if target.exists():  # accumulated, or written by a command that was stopped: only the scores were missing
+                    continue
                 if columns is not None:
                     cam = redraw(cam, columns, sample, settings=config.cam, bank=bank, photo=photo[sample.id])
-                add_scores(step.path, sample.id, scores, process=rank())
-                later(partial(save_cam, step.path / f"{sample.id}.npz", np.asarray(sample.classes), cam, sample.size))
+                later(partial(save_cam, target, np.asarray(sample.classes), cam, sample.size))
                 empty += not cam.any()
-                bar.advance(1)
     if empty > len(todo) / 2:
         console.warn(f"make-pseudo: the maps of {empty} of {len(todo)} photos are empty: train-cls has not learnt their classes")
     wait()

@@ -21,7 +21,7 @@ def main(run: Run, config: Config, sample: Sample) -> np.ndarray:
     run.require(last_network(config), config, by="show --predict")
     root = Path(config.data.root)
     check_images([sample], root)
-    world = make_world(device=config.runtime.device, precision=config.runtime.precision)
+    world = make_world(device=config.runtime.device, precision=config.runtime.precision, deterministic=config.runtime.deterministic)
     model = load_seg(run, config, world)
     dataset = MultiScaleDataset([sample], root, scales=config.eval.scales, flip=config.eval.flip)
     [(_, views)] = view_loader(dataset, workers=0)
