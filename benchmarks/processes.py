@@ -23,7 +23,8 @@ import torch
 from rcatool.files import atomic_write
 
 SHORT, LONG = 1, 3
-PLAIN = ("cam.region_rounds=0", "cam.scales=[1.0]", "refine.method=none", "pseudo.crf=none", "runtime.workers=0", "cls.validate_every=0")
+PLAIN = ("cam.region_rounds=0", "cam.scales=[1.0]", "refine.method=none", "pseudo.crf=none", "runtime.workers=0", "runtime.precision=fp32",
+         "cls.validate_every=0")  # fmt: skip
 
 
 def main() -> None:
