@@ -59,10 +59,11 @@ SCORED = {"parts": ("tune", "train"), "designs": ("tune", "train"), "rates": ("t
 # Settled on the tune photos (docs/log.md): more weight costs maps, less is not felt.
 CONTRAST = {"memory.contrast_weight": "0.02", "memory.projection": "128"}
 
-# The released code's training on the same network, length and crop; its rates are for other networks, so those of the others are taken.
+# The released code's training on the same network, length and crop. With its deep heads, or at higher rates, this network learns nothing or
+# diverges (docs/log.md).
 OFFICIAL = {
-    "cls.method": "official", "cls.head": "grouped", "cls.head_width": "32", "cls.resize_square": "true", "cls.flip": "false",
-    "cls.shuffle": "false", "cls.nesterov": "true", "cls.decay_all": "true", "memory.momentum": "0.99", "memory.confidence": "0.7",
+    "cls.method": "official", "cls.head": "1x1", "cls.lr": "0.0001", "cls.head_lr": "0.001", "cls.resize_square": "true",
+    "cls.flip": "false", "cls.shuffle": "false", "cls.nesterov": "true", "cls.decay_all": "true", "memory.momentum": "0.99", "memory.confidence": "0.7",
     "memory.contrast_weight": "0.01", "memory.projection": "0",
 }  # fmt: skip
 

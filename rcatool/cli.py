@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import typer
 from typer.main import get_command
 
-from rcatool import console
+from rcatool import console, process
 from rcatool.commands import app
 from rcatool.errors import RcaError, SetupError
 
@@ -79,4 +79,9 @@ def entry() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name may not be text, or not in the terminal's encoding
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(main())
+    code = main()
+    if process.size() > 1:  # all is written; the threads that ranks talk through can abort one that takes itself down piece by piece
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    sys.exit(code)

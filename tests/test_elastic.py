@@ -32,7 +32,7 @@ if __name__ == "__main__":
 def test_a_restart_goes_on_from_the_last_epoch(undisturbed: TinyRun, tmp_path: Path) -> None:
     run = undisturbed.copy(tmp_path / "run", until="train-cls")
     (tmp_path / "dies_once.py").write_text(DIES_ONCE)
-    words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1", "--monitor-interval", "0.2"]
+    words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "3", "--monitor-interval", "0.2"]
     here = {"RCA_RUN": str(run), "DEAD": str(tmp_path / "dead"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *words, str(tmp_path / "dies_once.py"), "train-cls"],
