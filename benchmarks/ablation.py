@@ -63,8 +63,8 @@ CONTRAST = {"memory.contrast_weight": "0.02", "memory.projection": "128"}
 # diverges (docs/log.md).
 OFFICIAL = {
     "cls.method": "official", "cls.head": "1x1", "cls.lr": "0.0001", "cls.head_lr": "0.001", "cls.resize_square": "true",
-    "cls.flip": "false", "cls.shuffle": "false", "cls.nesterov": "true", "cls.decay_all": "true", "memory.momentum": "0.99", "memory.confidence": "0.7",
-    "memory.contrast_weight": "0.01", "memory.projection": "0",
+    "cls.flip": "false", "cls.shuffle": "false", "cls.nesterov": "true", "cls.decay_all": "true",
+    "memory.momentum": "0.99", "memory.confidence": "0.7", "memory.contrast_weight": "0.01", "memory.projection": "0",
 }  # fmt: skip
 
 TABLES: dict[str, dict[str, dict[str, str]]] = {
