@@ -1,13 +1,13 @@
 """What the shell is told when somebody types a tab."""
 
 import os
-import pty
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from terminal import shown
 
 from rcatool import config_io
 from rcatool.cli import main
@@ -59,24 +59,6 @@ def test_the_script_for_bash_can_be_read_by_bash(tmp_path: Path) -> None:
     assert "complete -o default -F _rca_completion rca" in script
     (tmp_path / "rca.sh").write_text(script)
     subprocess.run(["bash", "-n", str(tmp_path / "rca.sh")], check=True)
-
-
-def shown(code: str, **environment: str) -> str:
-    """What Python code writes to a terminal."""
-    leader, follower = pty.openpty()
-    inherited = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
-    settings = {**inherited, "TERM": "xterm-256color", "PYTHONPATH": str(REPOSITORY), **environment}
-    subprocess.run([sys.executable, "-c", code], stdout=follower, stderr=follower, env=settings, check=True)
-    os.close(follower)
-    text = b""
-    while True:
-        try:
-            piece = os.read(leader, 4096)
-        except OSError:  # how Linux says that the other end is closed
-            return text.decode()
-        if not piece:
-            return text.decode()
-        text += piece
 
 
 def test_no_color() -> None:

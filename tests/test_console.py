@@ -1,14 +1,11 @@
 """The console: what goes where, and what stays silent."""
 
-import os
-import pty
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from terminal import shown
 
 from rcatool import console
 
@@ -117,20 +114,7 @@ def test_progress_on_a_terminal_is_a_bar() -> None:
         "with console.progress('work [x]', 3) as bar:\n"
         "    bar.advance(); console.log('news'); bar.advance(2, note='loss 0.5')\n"
     )
-    leader, follower = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "PYTHONPATH": str(Path(__file__).parents[1])}
-    subprocess.run([sys.executable, "-c", code], stdout=follower, stderr=follower, env=environment, check=True)
-    os.close(follower)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(leader, 4096)
-        except OSError:  # how Linux says that the other end is closed
-            break
-        if not piece:
-            break
-        shown += piece
-    text = shown.decode()
+    text = shown(code, TERM="xterm", COLUMNS="120")
     assert "work [x]" in text
     assert "3/3" in text
     assert "/s" in text
