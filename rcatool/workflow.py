@@ -17,7 +17,7 @@ from rcatool.config import Config
 from rcatool.config_data import Data
 from rcatool.errors import ConfigError, SetupError
 from rcatool.launch import launch, on_first, together
-from rcatool.leave_pages import leave_pages
+from rcatool.leave_pages import leave_pages, pages_due
 from rcatool.loading import limits_watched, load
 from rcatool.outside import NO_FILES
 from rcatool.run import Run
@@ -54,7 +54,7 @@ def prepare(dataset: str, request: Request, assignments: Sequence[str], preset: 
         _call("prepare", run, _on_device(kept, request), force=request.force)
         # Only now: a data set that cannot be used must not replace the settings of a run that works.
         run.write_config(kept)
-        if record.read_bytes() != before:
+        if record.read_bytes() != before or pages_due(run):
             leave_pages(run, "prepare", kept)
 
 
@@ -78,7 +78,8 @@ def run_stage(word: str, request: Request) -> None:
         run = Run(request.run)
         stored, kept = _settings(run, request)
         has_work = request.force or on_first(lambda: _has_work(run, word, kept))
-        if not has_work and kept == stored:
+        due = not has_work and on_first(lambda: pages_due(run))  # the last command was killed before it left them
+        if not has_work and not due and kept == stored:
             console.log(f"{word}: up to date")
             return
         first = _steps_of(word, kept)[0].name
@@ -86,12 +87,13 @@ def run_stage(word: str, request: Request) -> None:
             return
         with _writing(run, together=True):
             on_first(lambda: run.write_config(kept))
-            if not has_work:
+            if has_work:
+                on_first(lambda: run.check_inputs(first, kept))  # before torch is loaded
+                _call(word, run, _on_device(kept, request), force=request.force)
+            else:
                 console.log(f"{word}: up to date")
-                return
-            on_first(lambda: run.check_inputs(first, kept))  # before torch is loaded
-            _call(word, run, _on_device(kept, request), force=request.force)
-            on_first(lambda: leave_pages(run, word, _on_device(kept, request)))
+            if has_work or due:
+                on_first(lambda: leave_pages(run, word, _on_device(kept, request)))
 
 
 def import_cams(request: Request, assignments: Sequence[str]) -> None:
@@ -118,9 +120,12 @@ def run_all(request: Request) -> None:
         )
         if not idle and _launched(request, run_all):
             return
-        if not idle or kept != stored:
+        due = idle and on_first(lambda: pages_due(run))
+        if not idle or due or kept != stored:
             with _writing(run, together=True):
                 on_first(lambda: run.write_config(kept))
+                if due:
+                    on_first(lambda: leave_pages(run, "eval", _on_device(kept, request)))
                 for word in AFTER_PREPARE:
                     # Asked again each time: an earlier step that came out the same as before leaves the later ones current.
                     if is_needed(word, kept) and (request.force or on_first(partial(_has_work, run, word, kept))):

@@ -1,5 +1,6 @@
 """`rca inspect memory`: its table against the checkpoint, its regions against a search of its own, what it refuses."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from conftest import Result
 from PIL import Image
-from tiny_run import TinyRun, assign, snapshot
+from tiny_run import TinyRun, assign, prepare_arguments, snapshot
 from torch.nn import functional as F
 
 from rcatool.data.manifest import split
@@ -135,3 +136,25 @@ def test_without_prototypes_there_is_a_table_and_no_picture(rca: Rca, undisturbe
     assert (done.code, "there is no picture" in done.err) == (0, True)
     assert {row[2] for row in table(done.out).values()} == {"0"}
     assert not (run / "memory.png").exists()
+
+
+@pytest.mark.parametrize("word", ["train-cls", "make-pseudo", "run", "prepare"])
+def test_picture_and_page_that_a_kill_left_out_come_with_the_next_command(
+    rca: Rca, undisturbed: TinyRun, tmp_path: Path, word: str
+) -> None:
+    """As after a kill between the end of `train-cls` and its picture: the page, if there is one, is older than the record."""
+    run = undisturbed.copy(tmp_path / "run", until="" if word == "run" else "make-pseudo/cams")
+    drawn = (run / "memory.png").read_bytes()
+    (run / "memory.png").unlink()
+    (run / "report.html").write_text("of an earlier step")
+    os.utime(run / "report.html", ns=(0, 0))
+    words = prepare_arguments(run, undisturbed.data) if word == "prepare" else [word, "--run", str(run)]
+    done = rca(*words, "--quiet")
+    assert done.code == 0, done.err
+    assert (run / "memory.png").read_bytes() == drawn
+    page = (run / "report.html").read_bytes()
+    assert b'id="memory"' in page
+    (run / "memory.png").unlink()
+    assert rca(*words, "--quiet").code == 0
+    assert not (run / "memory.png").exists()  # once: a picture that a person has removed stays away
+    assert (run / "report.html").read_bytes() == page
