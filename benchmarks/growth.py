@@ -80,7 +80,7 @@ def measure(options: argparse.Namespace, *, photos: int, classes: int, side: int
             start = clock()
         chosen = torch.randint(photos, (options.batch,))
         with world.autocast():
-            losses = step_loss(model, (images, tags[chosen].float().to(world.device), chosen.to(world.device)), config, state)
+            losses = step_loss(model, (images, tags[chosen].float(), chosen), config, state)
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         optimizer.step()

@@ -44,13 +44,14 @@ def _measure(entries: int, options: argparse.Namespace) -> dict[str, float]:
     memory.to(options.device)
     photo = torch.randint(entries, (options.regions,), generator=generator)
     features = torch.rand(options.regions, options.width, generator=generator).to(options.device).requires_grad_()
-    regions = Regions(features, torch.arange(options.regions, device=options.device), slot_class[photo].to(options.device))
+    rows = torch.arange(options.regions, device=options.device)
+    regions = Regions(features, rows, slot_class[photo].to(options.device), rows >= 0)
     score = torch.ones(options.regions, options.classes, device=options.device)
 
     def step() -> None:
         bank, cls = memory.entries
         region_contrast(mix_regions(regions, mixup_beta=8, generator=generator), bank, cls, temperature=0.07).backward()
-        memory.update(regions, photo.to(options.device), score, rule=WriteRule(0.5, 0.3))
+        memory.update(regions, photo, score, rule=WriteRule(0.5, 0.3))
 
     timings = {
         "step_ms": _best(step, options), "prototypes_ms": _best(lambda: memory.refresh_prototypes(seed=0, iterations=30), options)

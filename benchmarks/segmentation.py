@@ -3,8 +3,8 @@
     python benchmarks/segmentation.py ARMS.yaml --classifiers runs/ablation --work runs/segmentation --out FILE.json
                                       [--arms truth plain rca] [--seeds 0 1 2] [--share 0/2] [--photos 400]
 
-ARMS.yaml: `settings` of all arms and `arms`, each with the run that it starts `from` (<name>-<seed> in the folder of classifiers, as
-benchmarks/ablation.py leaves them, or an earlier arm in WORK, whose pseudo labels it then has) and its own `settings`. Every arm and seed
+ARMS.yaml: `settings` of all arms and `arms`, each with the run that it starts with (a `classifier`, <name>-<seed> in the folder of them
+as benchmarks/ablation.py leaves them, or `from` an earlier arm, whose pseudo labels it then has) and its own `settings`. Every arm and seed
 is a run in WORK that goes through `rca make-pseudo` and `rca train-seg` (an arm with seg.labels truth makes no pseudo labels). Then its
 last network is scored as `rca eval` scores it (eval.scales, eval.flip) on val and tune, and at scale 1 on a seeded sample of the training
 photos, the labels that it learnt beside it; the CAMs are not scored, which would take longer. A result is kept in WORK as
@@ -72,8 +72,8 @@ def _measure(arm: str, seed: int, table: dict[str, Any], options: argparse.Names
     own = table["arms"][arm]
     root = options.work / f"{arm}-{seed}"
     if not root.exists():
-        start = f"{own['from']}-{seed}"
-        shutil.copytree(options.work / start if own["from"] in table["arms"] else options.classifiers / start, root)
+        start = options.work / own["from"] if "from" in own else options.classifiers / own["classifier"]
+        shutil.copytree(f"{start}-{seed}", root)
     chosen = {**table["settings"], **own.get("settings", {})}
     written = {name: value if isinstance(value, str) else json.dumps(value) for name, value in chosen.items()}
     given = [word for name, value in written.items() for word in ("--set", f"{name}={value}")]

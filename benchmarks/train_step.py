@@ -84,8 +84,8 @@ def batch_of(options: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor, Tenso
     """Random photos, tags as frequent as VOC's, their places in the training set, and views, which nobody looks at."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(options.batch, 3, options.crop, options.crop, generator=generator)
-    photo = torch.arange(options.batch, device=options.device)
-    return images.to(options.device), tags_of(options.batch).to(options.device), photo, photo
+    photo = torch.arange(options.batch)
+    return images.to(options.device), tags_of(options.batch), photo, photo
 
 
 def tags_of(photos: int) -> Tensor:
@@ -105,6 +105,7 @@ def step_of(name: str, options: argparse.Namespace) -> Step:
     images, tags, photo, view = batch_of(options)
     torch.manual_seed(0)
     if name == "released":
+        tags = tags.to(options.device)
         model = released.build(options.checkout, torch.device(options.device))
         optimizer = released.optimizer(model)
 
@@ -211,6 +212,7 @@ def fill(memory: Any) -> None:
     memory.bank.normal_()
     memory.prototypes.normal_()
     memory.prototype_valid.fill_(True)
+    memory.list_prototypes()
 
 
 def check(options: argparse.Namespace) -> dict[str, float]:
@@ -222,7 +224,7 @@ def check(options: argparse.Namespace) -> dict[str, float]:
     ours = cls_network(settings_of("official"), tags_of(PHOTOS) > 0, pretrained=False).to(device).train()
     released.copy_weights(theirs, ours)
     with released.on(device), patch("numpy.random.beta", lambda *_: 0.3), patch("torch.randperm", torch.arange):
-        total, contrast = released.loss(theirs, images, tags)
+        total, contrast = released.loss(theirs, images, tags.to(device))
     total.backward()
     maps = ours(images)
     masks = region_masks(maps.p, region_map="softmax")
@@ -231,7 +233,8 @@ def check(options: argparse.Namespace) -> dict[str, float]:
     mixed = mix_pairs(anchors, first, torch.full_like(anchors.features[:, 0], 0.3))
     found = clamped_contrast(mixed, anchors.image, ours.memory.bank, num_classes=CLASSES, temperature=0.07)
     score_o, score_p = maps.final.mean(dim=(2, 3)), maps.p.mean(dim=(2, 3))
-    our_total = F.multilabel_soft_margin_loss(score_o, tags) + 0.4 * F.multilabel_soft_margin_loss(score_p, tags) + 0.01 * found
+    told = tags.to(device)
+    our_total = F.multilabel_soft_margin_loss(score_o, told) + 0.4 * F.multilabel_soft_margin_loss(score_p, told) + 0.01 * found
     our_total.backward()
     state = StepState(2, torch.Generator().manual_seed(0), Intake(torch.zeros(CLASSES, dtype=torch.long, device=device)))
     with torch.no_grad():

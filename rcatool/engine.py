@@ -78,7 +78,8 @@ def train_one_epoch(
     bar: Bar,
     after_step: Callable[[], object] | None = None,
 ) -> None:
-    """Train over `loader` once. `loss_fn` maps a batch on the device to named losses, `loss` being what is minimised.
+    """Train over `loader` once. `loss_fn` maps a batch to named losses, `loss` being what is minimised; of the batch, the images are on the
+    device, the rest where the loader has put it, so that what can be known from it is known without waiting for a GPU.
 
     schedule = (steps done before this epoch, the factor of the learning rates at a step); `after_step` is called whenever the weights
     have changed. Raises `TrainingError` naming the step and the terms when the loss stops being finite (looked at once per log line, so
@@ -89,9 +90,8 @@ def train_one_epoch(
     for step, batch in enumerate(waiting, start=done):
         set_lr(optimizer, rate(step))
         images = batch[0].to(world.device, non_blocking=True, memory_format=torch.channels_last)
-        rest = [part.to(world.device, non_blocking=True) for part in batch[1:]]
         with world.autocast():
-            losses = loss_fn((images, *rest))
+            losses = loss_fn((images, *batch[1:]))
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         average_gradients(model)

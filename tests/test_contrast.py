@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from some_regions import mixed_of, regions_of
 from torch import Tensor
 
-from rcatool.models.regions import Mixed, Regions, mix_regions, region_contrast
+from rcatool.models.regions import Mixed, mix_regions, region_contrast
 
 TEMPERATURE = 0.3
 
@@ -33,12 +34,12 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 def plain(features: Tensor, cls: list[int]) -> Mixed:
     """Anchors that are not mixed."""
     classes = torch.tensor(cls)
-    return Mixed(features, classes, classes, torch.ones(len(cls), dtype=features.dtype))
+    return mixed_of(features, classes, classes, torch.ones(len(cls), dtype=features.dtype))
 
 
 def example(seed: int = 0) -> tuple[Mixed, Tensor, Tensor]:
     """Six mixed anchors and a memory with 4, 1 and 2 entries of three classes."""
-    regions = Regions(randn(6, 5, seed=seed), torch.tensor([0, 0, 1, 2, 2, 3]), torch.tensor([0, 1, 2, 0, 1, 1]))
+    regions = regions_of(randn(6, 5, seed=seed), torch.tensor([0, 0, 1, 2, 2, 3]), torch.tensor([0, 1, 2, 0, 1, 1]))
     mixed = mix_regions(regions, mixup_beta=1.0, generator=torch.Generator().manual_seed(seed))
     return mixed, randn(7, 5, seed=seed + 100), torch.tensor([0, 0, 0, 0, 1, 2, 2])
 
@@ -77,8 +78,8 @@ def test_lengths_order_and_rotation_do_not_matter() -> None:
     expected = loss(mixed, memory, memory_cls)
     rotation = torch.linalg.qr(randn(5, 5, seed=9)).Q
     order = torch.randperm(7, generator=torch.Generator().manual_seed(2))
-    longer = Mixed(3 * mixed.features, mixed.cls, mixed.partner, mixed.omega)
-    turned = Mixed(mixed.features @ rotation, mixed.cls, mixed.partner, mixed.omega)
+    longer = mixed_of(3 * mixed.features, mixed.cls, mixed.partner, mixed.omega)
+    turned = mixed_of(mixed.features @ rotation, mixed.cls, mixed.partner, mixed.omega)
     for changed in (
         loss(longer, memory, memory_cls),
         loss(mixed, memory * torch.arange(1.0, 8)[:, None], memory_cls),
@@ -94,14 +95,14 @@ def test_mixed_loss_is_the_mixture_of_both_losses() -> None:
     first, second = (loss(plain(anchor, [cls]), memory, memory_cls) for cls in (0, 2))
     for omega in (0.0, 0.3, 1.0):
         weight = torch.tensor([omega], dtype=torch.float64)
-        both = loss(Mixed(anchor, torch.tensor([0]), torch.tensor([2]), weight), memory, memory_cls)
-        swapped = loss(Mixed(anchor, torch.tensor([2]), torch.tensor([0]), 1 - weight), memory, memory_cls)
+        both = loss(mixed_of(anchor, torch.tensor([0]), torch.tensor([2]), weight), memory, memory_cls)
+        swapped = loss(mixed_of(anchor, torch.tensor([2]), torch.tensor([0]), 1 - weight), memory, memory_cls)
         torch.testing.assert_close(both, omega * first + (1 - omega) * second, rtol=0, atol=1e-12)
         torch.testing.assert_close(swapped, both, rtol=0, atol=1e-12)
 
 
 def test_without_mixing_it_is_the_plain_loss() -> None:
-    regions = Regions(randn(3, 5), torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2]))
+    regions = regions_of(randn(3, 5), torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2]))
     unmixed = mix_regions(regions, mixup_beta=0.0, generator=torch.Generator())
     _, memory, memory_cls = example()
     assert torch.equal(loss(unmixed, memory, memory_cls), loss(plain(regions.features, [0, 1, 2]), memory, memory_cls))
@@ -115,7 +116,7 @@ def test_terms_that_cannot_be_computed_do_not_count() -> None:
     # An anchor of class 2, of which nothing is stored yet, changes nothing; nor does half an anchor.
     both = plain(torch.cat([known, unknown]), [0, 2])
     torch.testing.assert_close(loss(both, memory, memory_cls), expected, rtol=0, atol=1e-12)
-    half = Mixed(known, torch.tensor([0]), torch.tensor([2]), torch.tensor([0.4], dtype=torch.float64))
+    half = mixed_of(known, torch.tensor([0]), torch.tensor([2]), torch.tensor([0.4], dtype=torch.float64))
     torch.testing.assert_close(loss(half, memory, memory_cls), expected, rtol=0, atol=1e-12)
 
 
@@ -135,7 +136,7 @@ def test_gradient() -> None:
     memory.requires_grad_()
 
     def value(features: Tensor) -> Tensor:
-        return loss(Mixed(features, mixed.cls, mixed.partner, mixed.omega), memory, memory_cls)
+        return loss(mixed_of(features, mixed.cls, mixed.partner, mixed.omega), memory, memory_cls)
 
     assert torch.autograd.gradcheck(value, (anchors,))
     value(anchors).backward()
@@ -177,7 +178,7 @@ def test_far_negatives_are_not_clamped() -> None:
 def test_stable_at_low_temperature_and_precision(dtype: torch.dtype) -> None:
     mixed, memory, memory_cls = example()
     anchors = (1000 * mixed.features).to(dtype).requires_grad_()
-    value = loss(Mixed(anchors, mixed.cls, mixed.partner, mixed.omega.to(dtype)), memory.to(dtype), memory_cls, 0.01)
+    value = loss(mixed_of(anchors, mixed.cls, mixed.partner, mixed.omega.to(dtype)), memory.to(dtype), memory_cls, 0.01)
     value.backward()
     assert value.dtype == torch.float32
     assert value.isfinite()
@@ -186,7 +187,7 @@ def test_stable_at_low_temperature_and_precision(dtype: torch.dtype) -> None:
 
 def test_autocast_does_not_round_similarities() -> None:
     mixed, memory, memory_cls = example()
-    single = Mixed(mixed.features.float(), mixed.cls, mixed.partner, mixed.omega.float())
+    single = mixed_of(mixed.features.float(), mixed.cls, mixed.partner, mixed.omega.float())
     expected = loss(single, memory.float(), memory_cls, 0.05)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(loss(single, memory.float(), memory_cls, 0.05), expected)
@@ -196,9 +197,9 @@ def test_mean_does_not_depend_on_how_a_batch_is_split() -> None:
     mixed, memory, memory_cls = example()
     whole, anchors = (mixed.features.clone().requires_grad_() for _ in range(2))
     parts = [slice(0, 2), slice(2, 6)]
-    split = [Mixed(anchors[p], mixed.cls[p], mixed.partner[p], mixed.omega[p]) for p in parts]
+    split = [mixed_of(anchors[p], mixed.cls[p], mixed.partner[p], mixed.omega[p]) for p in parts]
     mean = sum(len(part.cls) * loss(part, memory, memory_cls) for part in split) / len(mixed.cls)
-    at_once = loss(Mixed(whole, mixed.cls, mixed.partner, mixed.omega), memory, memory_cls)
+    at_once = loss(mixed_of(whole, mixed.cls, mixed.partner, mixed.omega), memory, memory_cls)
     torch.testing.assert_close(mean, at_once, rtol=0, atol=1e-12)
     mean.backward()
     at_once.backward()
@@ -210,7 +211,7 @@ def test_a_memory_that_is_written_before_the_gradient_does_not_change_it() -> No
     gradients = []
     for spoil in (False, True):
         anchors, bank = mixed.features.clone().requires_grad_(), memory.clone()
-        value = loss(Mixed(anchors, mixed.cls, mixed.partner, mixed.omega), bank, memory_cls)
+        value = loss(mixed_of(anchors, mixed.cls, mixed.partner, mixed.omega), bank, memory_cls)
         if spoil:
             bank.normal_()
         (3 * value).backward()

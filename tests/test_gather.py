@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from some_regions import regions_of
 from torch import Tensor, distributed, multiprocessing
 
 from rcatool.models.region_memory import WriteRule, build_memory
-from rcatool.models.regions import Regions, gather_regions
+from rcatool.models.regions import gather_regions
 from rcatool.ranks import all_rows
 
 BATCH, CLASSES, WIDTH, STEPS = 8, 3, 5, 3
@@ -29,7 +30,7 @@ def filled(design: str, rank: int, size: int) -> dict[str, Tensor]:
         share = slice(rank * BATCH // size, (rank + 1) * BATCH // size)  # of 3 processes one has fewer photos
         features, photo, score = (part[share] for part in step_data(step))
         image, cls = TAGS[photo].nonzero(as_tuple=True)  # as many as there are: another number in every process
-        regions = gather_regions(Regions(features[image, cls], image, cls), len(photo))
+        regions = gather_regions(regions_of(features[image, cls], image, cls), len(photo))
         memory.update(regions, all_rows(photo), all_rows(score), rule=WriteRule(momentum=0.5, confidence=0.3))
     memory.refresh_prototypes(seed=1, iterations=5)
     return dict(memory.state_dict())

@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from some_regions import mixed_of
 from torch import Tensor
 from torch.nn import functional as F
 
 from rcatool.config import Config
 from rcatool.models.rca_net import RcaNet
-from rcatool.models.regions import Mixed, pool_regions, region_contrast, region_masks
+from rcatool.models.regions import pool_regions, region_contrast, region_masks
 from rcatool.models.seg_loss import seg_loss
 from rcatool.stages.cls_loss import Intake, StepState, rca_loss
 from rcatool.stages.networks import cls_network
@@ -78,7 +79,7 @@ def test_the_contrast_is_against_the_memory_before_this_batch() -> None:
     maps = model(images)
     regions = pool_regions(maps.features, region_masks(maps.p), tags)
     torch.testing.assert_close(bank, regions.features)
-    plain = Mixed(regions.features, regions.cls, regions.cls, torch.ones(len(regions.cls)))
+    plain = mixed_of(regions.features, regions.cls, regions.cls, torch.ones(len(regions.cls)))
     expected = region_contrast(plain, bank, bank_cls, temperature=settings.memory.temperature)
     found = loss(model, settings, contrast=True)
     torch.testing.assert_close(found["loss_contrast"], expected)
@@ -263,7 +264,7 @@ def test_a_probe_measures_each_weighted_term_and_changes_nothing() -> None:
     features = model(images).features.detach().requires_grad_()  # the same terms by hand, from F on
     p = model.p_head(features)
     regions = pool_regions(features, region_masks(p), tags)
-    anchors = Mixed(regions.features, regions.cls, regions.cls, torch.ones(len(regions.cls)))
+    anchors = mixed_of(regions.features, regions.cls, regions.cls, torch.ones(len(regions.cls)))
     by_hand = {
         "grad_p": 0.4 * F.multilabel_soft_margin_loss(p.mean(dim=(2, 3)), tags),
         "grad_contrast": 0.3 * region_contrast(anchors, bank, bank_cls, temperature=settings.memory.temperature),
@@ -284,7 +285,7 @@ def test_through_a_projection_both_sides_are_compared_behind_it_and_the_memory_s
     maps = model(images)
     regions = pool_regions(maps.features, region_masks(maps.p), tags)
     weight = model.projection.weight
-    anchors = Mixed(regions.features @ weight.T, regions.cls, regions.cls, torch.ones(len(regions.cls)))
+    anchors = mixed_of(regions.features @ weight.T, regions.cls, regions.cls, torch.ones(len(regions.cls)))
     found = loss(model, settings, contrast=True)
     expected = region_contrast(anchors, bank @ weight.T, bank_cls, temperature=settings.memory.temperature)
     torch.testing.assert_close(found["loss_contrast"], expected, rtol=1e-5, atol=1e-6)

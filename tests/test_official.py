@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from some_regions import mixed_of, regions_of
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,7 +13,7 @@ from rcatool import config_io
 from rcatool.config import Config
 from rcatool.models.official import OfficialNet
 from rcatool.models.official_loss import clamped_contrast, mix_pairs, mix_with_any, pool_in_turn
-from rcatool.models.regions import Mixed, Regions, pool_regions, region_masks
+from rcatool.models.regions import Mixed, pool_regions, region_masks
 from rcatool.stages.cls_loss import Intake, StepState, step_loss
 from rcatool.stages.networks import cls_network, make_optimizer
 
@@ -169,7 +170,7 @@ def contrast_by_loop(mixed: Mixed, image: Tensor, bank: Tensor, temperature: flo
 def example(seed: int, *, width: int = 5) -> tuple[Mixed, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(5, width, generator=generator, dtype=torch.float64)
-    regions = Regions(features, torch.tensor([0, 0, 2, 2, 2]), torch.tensor([0, 1, 0, 1, 2]))
+    regions = regions_of(features, torch.tensor([0, 0, 2, 2, 2]), torch.tensor([0, 1, 0, 1, 2]))
     partner = torch.randint(5, (5,), generator=generator)
     omega = torch.rand(5, generator=generator, dtype=torch.float64)
     bank = torch.randn(CLASSES * SLOTS, width, generator=generator, dtype=torch.float64)
@@ -190,7 +191,7 @@ def test_far_negatives_are_clamped_as_in_the_released_code() -> None:
     far = torch.tensor([[-0.6, 0.8]], dtype=torch.float64)
     bank = torch.cat([torch.tensor([[1.0, 0], [0, 1]], dtype=torch.float64).repeat(250, 1), far.repeat(9500, 1)])
     cls, omega = torch.tensor([0]), torch.ones(1, dtype=torch.float64)
-    found = clamped_contrast(Mixed(anchor, cls, cls, omega), torch.tensor([0]), bank, num_classes=20, temperature=0.07)
+    found = clamped_contrast(mixed_of(anchor, cls, cls, omega), torch.tensor([0]), bank, num_classes=20, temperature=0.07)
     first = math.log(1 + 9500 * math.exp(-1.6 / 0.07))
     assert float(found) == pytest.approx((first + 5.0755) / 2, abs=1e-3)
 
@@ -202,7 +203,7 @@ def test_partners_are_drawn_image_first_and_may_be_the_region_itself() -> None:
     drawn = torch.zeros(4, CLASSES)
     omegas = []
     for _ in range(200):
-        regions = Regions(torch.eye(4), image[:, 0], cls)
+        regions = regions_of(torch.eye(4), image[:, 0], cls)
         mixed = mix_with_any(regions, mixup_beta=8.0, generator=generator)
         rest = mixed.features - mixed.omega[:, None] * regions.features
         partner = (rest / (1 - mixed.omega[:, None])).argmax(dim=1)
@@ -232,7 +233,7 @@ def test_the_loss_is_the_sum_of_its_terms_and_the_contrast_is_against_the_memory
     bank = model.memory.bank.clone()
     anchors = pool_regions(model.contrast_features(maps.features), masks_by_loop(maps.p), tags)
     mixed = mix_with_any(anchors, mixup_beta=8.0, generator=torch.Generator().manual_seed(3))
-    mixed = Mixed(mixed.features.detach(), mixed.cls, mixed.partner, mixed.omega)
+    mixed = mixed_of(mixed.features.detach(), mixed.cls, mixed.partner, mixed.omega)
     expected = contrast_by_loop(mixed, anchors.image, bank, settings.memory.temperature)
     found = step(model, settings)
     assert not torch.equal(model.memory.bank, bank)
@@ -255,7 +256,7 @@ def test_contrast_starts_late_and_reaches_the_backbone() -> None:
 def test_without_a_region_there_is_no_contrast() -> None:
     none = torch.zeros(0, dtype=torch.long)
     anchors = torch.zeros(0, 5, requires_grad=True)
-    mixed = mix_with_any(Regions(anchors, none, none), mixup_beta=8.0, generator=torch.Generator())
+    mixed = mix_with_any(regions_of(anchors, none, none), mixup_beta=8.0, generator=torch.Generator())
     found = clamped_contrast(mixed, none, torch.ones(CLASSES * SLOTS, 5), num_classes=CLASSES, temperature=0.07)
     found.backward()
     assert float(found.detach()) == 0

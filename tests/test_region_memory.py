@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from some_regions import regions_of
 from torch import Tensor
 
 from rcatool.kmeans import kmeans
 from rcatool.models.region_memory import RegionMemory, WriteRule, build_memory
-from rcatool.models.regions import Regions
 
 WIDTH, CLASSES, SIZE = 3, 3, 4
 DESIGNS = ("instance-ema", "fifo", "ring-ema")
@@ -31,7 +31,7 @@ def write(bank: RegionMemory, values: Tensor, photos: list[int], classes: list[i
     score = settings.pop("score", torch.ones(len(photos), CLASSES))
     momentum = 0.0 if settings.get("design") == "fifo" else settings.get("momentum", 0.5)
     rule = WriteRule(momentum, settings.get("confidence", 0.3))
-    regions = Regions(values, rows, torch.tensor(classes, dtype=torch.long))
+    regions = regions_of(values, rows, torch.tensor(classes, dtype=torch.long))
     return int(bank.update(regions, torch.tensor(photos, dtype=torch.long), score, rule=rule, epoch=settings.get("epoch", 0)).sum())
 
 

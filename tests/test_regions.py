@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from some_regions import existing, regions_of
 from torch import Tensor
 
 from rcatool.models.regions import Regions, mix_regions, pool_regions, region_masks
@@ -33,7 +34,7 @@ def pool_by_loop(features: Tensor, maps: Tensor, tags: Tensor) -> list[tuple[int
 @pytest.mark.parametrize("seed", range(5))
 def test_pooling_equals_a_loop(seed: int) -> None:
     features, maps, tags = draw(seed)
-    regions = pool_regions(features, region_masks(maps), tags)
+    regions = existing(pool_regions(features, region_masks(maps), tags))
     expected = pool_by_loop(features, maps, tags)
     assert list(zip(regions.image.tolist(), regions.cls.tolist(), strict=True)) == [(b, c) for b, c, _ in expected]
     torch.testing.assert_close(regions.features, torch.tensor([f for _, _, f in expected], dtype=torch.float64), rtol=0, atol=1e-12)
@@ -77,10 +78,13 @@ def test_a_constant_map_has_no_region() -> None:
     features, maps, tags = draw()
     maps[0, 1], tags[0, 1] = 0.5, 1
     regions = pool_regions(features, region_masks(maps), tags)
-    assert (0, 1) not in zip(regions.image.tolist(), regions.cls.tolist(), strict=True)
+    where = list(zip(regions.image.tolist(), regions.cls.tolist(), strict=True))
+    assert where == [tuple(pair) for pair in tags.nonzero().tolist()]  # marked, not left out
+    assert [pair for pair, exists in zip(where, regions.exists.tolist(), strict=True) if not exists] == [(0, 1)]
     assert regions.features.isfinite().all()
     nothing = pool_regions(features, region_masks(torch.zeros_like(maps)), tags)
-    assert nothing.features.shape == (0, WIDTH)
+    assert not nothing.exists.any()
+    assert not nothing.features.any()
 
 
 def test_a_class_is_pooled_the_same_whatever_else_is_in_the_image() -> None:
@@ -142,7 +146,7 @@ def test_autocast_does_not_round_the_pooled_features() -> None:
 
 def identity_regions(image: list[int], cls: list[int]) -> Regions:
     """Regions with the unit vectors as features, so that a mixture shows who was mixed and how much."""
-    return Regions(torch.eye(len(image), dtype=torch.float64), torch.tensor(image), torch.tensor(cls))
+    return regions_of(torch.eye(len(image), dtype=torch.float64), torch.tensor(image), torch.tensor(cls))
 
 
 def mix(regions: Regions, seed: int, beta: float = 8.0) -> tuple[Tensor, Tensor, Tensor]:

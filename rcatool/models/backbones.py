@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from rcatool.models.cpu_gradients import by_grids
 from rcatool.models.resnet38 import ResNet38
 
 
@@ -159,6 +160,7 @@ def _mobilenet_v2(output_stride: int) -> tuple[nn.Module, int]:
         _dilate(features[7:14], 2, unstride_at=1)
     rate = 16 // output_stride
     _dilate(features[14:18], 2 * rate, unstride_at=rate)
+    by_grids(features[7:18])
     return _Features(features, fine=3, taps=(6, 13)), 1280
 
 

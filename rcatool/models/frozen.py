@@ -9,6 +9,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import Bottleneck
 
 from rcatool.models.backbones import Backbone
+from rcatool.models.cpu_gradients import DilatedDepthwise
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -58,7 +59,7 @@ def fold_batch_norm(model: M) -> M:
             pairs = list(zip(names, names[1:], strict=False))
         for first, second in pairs:
             conv, norm = module._modules[first], module._modules[second]
-            if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and not norm.training:
+            if type(conv) in (nn.Conv2d, DilatedDepthwise) and type(norm) is nn.BatchNorm2d and not norm.training:
                 module._modules[first], module._modules[second] = fuse_conv_bn_eval(conv, norm), nn.Identity()
     return model
 

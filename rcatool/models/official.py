@@ -68,4 +68,5 @@ def noise_memory(tags: Tensor, width: int, *, size: int, prototypes: int) -> Reg
     memory.visits.fill_(1)
     memory.prototypes.normal_()
     memory.prototype_valid.fill_(True)
+    memory.list_prototypes()
     return memory

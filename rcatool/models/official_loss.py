@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from rcatool.models.official import OfficialNet
 from rcatool.models.rca_net import Maps
-from rcatool.models.regions import Mixed, Regions, gather_regions, maps_of, mean_regions, pool_regions, region_masks, tags_of_images
+from rcatool.models.regions import Mixed, Regions, beta_shares, gather_regions, list_tags, maps_of, mean_regions, pool_regions, region_masks
 from rcatool.ranks import all_rows
 
 CLAMP = 1e-4  # least value of a denominator (D12)
@@ -32,15 +32,16 @@ class OfficialRule:
 def official_loss(
     model: OfficialNet, maps: Maps, tags: Tensor, rule: OfficialRule, *, generator: torch.Generator | None
 ) -> tuple[dict[str, Tensor], Regions, Tensor]:
-    """The total loss of the maps of a batch with tags (B, C), with its terms; then what the memory is to be written with: the
-    regions and the tags' scores (B, C), of this process's share of the batch. Without a `generator`, which draws the mix-up, there is
+    """The total loss of the maps of a batch with tags (B, C), best on the CPU, with its terms; then what the memory is to be written with:
+    the regions and the tags' scores (B, C), of this process's share of the batch. Without a `generator`, which draws the mix-up, there is
     no contrast.
     """
     assert maps.o is not None
     o_score = maps.o.float().mean(dim=(2, 3))
+    everyone = all_rows(tags.to(o_score.device, non_blocking=True))
     losses = {
-        "loss_o": F.multilabel_soft_margin_loss(all_rows(o_score), all_rows(tags)),
-        "loss_p": F.multilabel_soft_margin_loss(all_rows(maps.p.float().mean(dim=(2, 3))), all_rows(tags)),
+        "loss_o": F.multilabel_soft_margin_loss(all_rows(o_score), everyone),
+        "loss_p": F.multilabel_soft_margin_loss(all_rows(maps.p.float().mean(dim=(2, 3))), everyone),
     }
     total = losses["loss_o"] + rule.p_weight * losses["loss_p"]
     masks = region_masks(maps.p.float(), region_map="softmax")
@@ -58,25 +59,24 @@ def official_loss(
 
 def mix_with_any(regions: Regions, *, mixup_beta: float, generator: torch.Generator) -> Mixed:
     """Mix each region with one of any image, drawn first, and then of any class of it (D13); omega ~ Beta(beta, beta)."""
-    count = len(regions.cls)
-    if not count:
-        return Mixed(regions.features, regions.cls, regions.cls, regions.features.new_ones(0))
-    share = per_image_share(regions.image).cpu()
-    partner = torch.multinomial(share, count, replacement=True, generator=generator).to(regions.cls.device)
-    gamma = torch._standard_gamma(torch.full((2, count), mixup_beta, dtype=torch.float64), generator=generator)
-    omega = (gamma[0] / gamma.sum(dim=0)).to(regions.features)
+    count, device = len(regions.cls), regions.cls.device
+    drawn = torch.rand(count, generator=generator, dtype=torch.float64).to(device, non_blocking=True)
+    omega = beta_shares(count, mixup_beta, generator).to(regions.features, non_blocking=True)
+    upto = per_image_share(regions.image, regions.exists).cumsum(dim=0)
+    partner = torch.searchsorted(upto, drawn * upto[-1:], right=True).clamp(max=max(count - 1, 0))
     return mix_pairs(regions, partner, omega)
 
 
 def mix_pairs(regions: Regions, partner: Tensor, omega: Tensor) -> Mixed:
     """Each region, weighted by omega (R,), and its partner (R,) an index of a region, weighted by the rest."""
     features = omega[:, None] * regions.features + (1 - omega[:, None]) * regions.features[partner]
-    return Mixed(features, regions.cls, regions.cls[partner], omega)
+    return Mixed(features, regions.cls, regions.cls[partner], omega, regions.exists)
 
 
-def per_image_share(image: Tensor) -> Tensor:
-    """Weights (R,) float64 of regions with image positions (R,): those of an image sum to one."""
-    return torch.bincount(image)[image].double().reciprocal()
+def per_image_share(image: Tensor, exists: Tensor) -> Tensor:
+    """Weights (R,) float64 of regions with image positions (R,): those of an image that exist sum to one, the others have none."""
+    number = ((image[:, None] == image) & exists).sum(dim=1)
+    return exists.double() / number.clamp(min=1)
 
 
 def clamped_contrast(mixed: Mixed, image: Tensor, bank: Tensor, *, num_classes: int, temperature: float) -> Tensor:
@@ -90,21 +90,21 @@ def clamped_contrast(mixed: Mixed, image: Tensor, bank: Tensor, *, num_classes: 
     logits = logits - logits.detach().amax(dim=1, keepdim=True)
     by_class = logits.view(len(logits), num_classes, len(bank) // num_classes)  # (R, C, N)
     mass = by_class.exp().sum(dim=2)
-    row = torch.arange(len(logits), device=logits.device)
+    row, classes = (torch.arange(number, device=logits.device) for number in (len(logits), num_classes))
     each = torch.zeros_like(mixed.omega)
     for target, weight in ((mixed.cls, mixed.omega), (mixed.partner, 1 - mixed.omega)):
         positive = by_class[row, target]  # (R, N)
-        others = F.one_hot(target, num_classes) == 0
+        others = target[:, None] != classes
         negatives = (mass * others).sum(dim=1, keepdim=True)
         each = each + weight * ((negatives + positive.exp()).clamp(min=CLAMP).log() - positive).mean(dim=1)
-    return (each * per_image_share(image).to(each)).sum()
+    return (each * per_image_share(image, mixed.exists).to(each)).sum()
 
 
 def pool_in_turn(features: Tensor, masks: Tensor, tags: Tensor, *, stored: Tensor) -> Regions:
     """The regions of tags (B, C), pooled as the code does, class after class: each mask is applied to what the masks of the
     image's earlier tags that are `stored` (B, C) have left of features (B, D, h, w), and the sum divided by its own area (D5).
     """
-    passed = masks | ((tags > 0) & stored).logical_not()[:, :, None, None]
+    tagged = list_tags(tags, features.device)
+    passed = masks | ((tags.to(stored.device, non_blocking=True) > 0) & stored).logical_not()[:, :, None, None]
     left = passed.to(features.dtype).cumprod(dim=1) * masks
-    classes = tags_of_images(tags)
-    return mean_regions(features, maps_of(left, classes), maps_of(masks, classes).sum(dim=2), tags, classes)
+    return mean_regions(features, maps_of(left, tagged), maps_of(masks, tagged).sum(dim=2), tagged)

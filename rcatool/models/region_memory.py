@@ -68,6 +68,8 @@ class RegionMemory(nn.Module):
         self.register_buffer("prototypes", torch.zeros(num_classes, prototypes, width))
         self.register_buffer("prototype_valid", torch.zeros(num_classes, prototypes, dtype=torch.bool))
         self.register_buffer("slots", slots, persistent=False)
+        self.register_buffer("_existing", torch.zeros(0, dtype=torch.long), persistent=False)  # places of prototypes, of C K
+        self.register_load_state_dict_post_hook(lambda memory, _: memory.list_prototypes())
 
     bank: Tensor
     slot_class: Tensor
@@ -77,6 +79,7 @@ class RegionMemory(nn.Module):
     prototypes: Tensor
     prototype_valid: Tensor
     slots: Tensor | None
+    _existing: Tensor
 
     @property
     def entries(self) -> tuple[Tensor, Tensor]:
@@ -93,34 +96,52 @@ class RegionMemory(nn.Module):
     @property
     def valid_prototypes(self) -> Tensor:
         """The prototypes that exist, over all classes: (M, D)."""
-        return self.prototypes[self.prototype_valid]
+        return self.prototypes.flatten(0, 1)[self._existing]
+
+    def list_prototypes(self) -> None:
+        """Note which prototypes exist, after `prototype_valid` has been changed, so that no forward pass waits for a GPU to count."""
+        self._existing = self.prototype_valid.flatten().nonzero().flatten()
 
     @torch.no_grad()
     def update(self, regions: Regions, photo: Tensor, score: Tensor, *, rule: WriteRule, epoch: int = 0) -> Tensor:
-        """Write the regions whose tag scores above `rule.confidence` (strictly); returns which of them (R,) bool.
+        """Write the regions that exist and whose tag scores above `rule.confidence` (strictly); returns which of them (R,) bool.
 
-        photo (B,) training index of each image, score (B, C) probabilities. First write copies; later ones keep
-        `rule.momentum` of the old entry. Entries are written in batch order, so that a batch equals its parts.
+        photo (B,) training index of each image, best on the CPU (else a GPU is waited for), score (B, C) probabilities. First write
+        copies; later ones keep `rule.momentum` of the old entry. Entries are written in batch order, so that a batch equals its parts.
         """
-        sure = (score[regions.image, regions.cls] > rule.confidence) & torch.isfinite(regions.features).all(dim=1)
-        features, cls = regions.features[sure].to(self.bank.dtype), regions.cls[sure]
-        slot = self._slots(photo[regions.image[sure]], cls)
-        turn = _rank(slot)  # a slot that is written twice is written in turn
-        for now in range(int(turn.max()) + 1 if len(turn) else 0):
-            which = slot[turn == now]
-            keep = rule.momentum * (self.visits[which] > 0).to(self.bank.dtype)[:, None]
-            self.bank[which] = keep * self.bank[which] + (1 - keep) * features[turn == now]
-            self.visits[which] += 1
-            self.written[which] = epoch
+        cls, device = regions.cls, self.bank.device
+        sure = regions.exists & (score[regions.image, cls] > rule.confidence) & torch.isfinite(regions.features).all(dim=1)
+        if not len(cls):
+            return sure
+        if self.slots is None:
+            size = len(self.bank) // self.num_classes
+            slot, most = self._next_slots(cls, sure, size), -(-len(cls) // size)
+        else:
+            most = int(torch.bincount(photo).max())  # a slot can be written as often as its photo is there
+            slot = self.slots[photo.to(device, non_blocking=True)[regions.image], cls]
+        turn = _rank(slot, sure)  # a slot that is written twice is written in turn
+        for now in range(most):
+            self._write(slot, regions.features.to(self.bank.dtype), sure & (turn == now), momentum=rule.momentum, epoch=epoch)
         return sure
 
-    def _slots(self, photo: Tensor, cls: Tensor) -> Tensor:
-        """The slot (R,) of each region; rings move on."""
-        if self.slots is not None:
-            return self.slots[photo, cls]
-        size = len(self.bank) // self.num_classes
-        slot = cls * size + (self.cursor[cls] + _rank(cls)) % size
-        self.cursor.copy_((self.cursor + torch.bincount(cls, minlength=self.num_classes)) % size)
+    def _write(self, slot: Tensor, features: Tensor, chosen: Tensor, *, momentum: float, epoch: int) -> None:
+        """Write the chosen rows (R,) of features (R, D), whose slots differ.
+
+        The others go the way of the first chosen one and write the same as it does (or, where none is chosen, what is there):
+        picking the chosen ones would have to wait for a GPU.
+        """
+        old, visits = self.bank[slot], self.visits[slot]
+        keep = momentum * (visits > 0).to(old.dtype)[:, None]
+        new = torch.where(chosen[:, None], keep * old + (1 - keep) * features, old)
+        row = torch.arange(len(slot), device=slot.device).where(chosen, chosen.int().argmax())
+        self.bank[slot[row]] = new[row]
+        self.visits[slot[row]] = (visits + chosen)[row]
+        self.written[slot[row]] = self.written[slot].masked_fill(chosen, epoch)[row]
+
+    def _next_slots(self, cls: Tensor, sure: Tensor, size: int) -> Tensor:
+        """The slot (R,) of each sure region in the ring of its class; rings of `size` slots move on."""
+        slot = cls * size + (self.cursor[cls] + _rank(cls, sure)) % size
+        self.cursor.copy_(self.cursor.index_add(0, cls, sure.long()) % size)
         return slot
 
     @torch.no_grad()
@@ -132,6 +153,7 @@ class RegionMemory(nn.Module):
         self.prototypes.copy_(centres)
         self.prototype_valid.copy_(exists)
         take_first(self.prototypes, self.prototype_valid)  # processes may round sums differently
+        self.list_prototypes()
 
     def census(self, epoch: int) -> dict[str, Tensor]:
         """How the memory stands at `epoch`, per class (C,): slots, how many are filled, and of those the mean visits and age in epochs."""
@@ -149,9 +171,9 @@ class RegionMemory(nn.Module):
         }
 
 
-def _rank(values: Tensor) -> Tensor:
-    """How often each of the values (R,) has come before it."""
-    return (values[:, None] == values).tril(-1).sum(dim=1)
+def _rank(values: Tensor, counted: Tensor) -> Tensor:
+    """How often each of the values (R,) has come before it, among those that are counted (R,) bool."""
+    return ((values[:, None] == values) & counted).tril(-1).sum(dim=1)
 
 
 def build_memory(tags: Tensor, width: int, *, design: str, size: int, prototypes: int) -> RegionMemory:

@@ -1,7 +1,8 @@
 """Regions of objects in a batch: found on the maps, pooled from the features, mixed, and contrasted with the memory.
 
 Flow of one step (spec 1.3-1.5): `region_masks` -> `pool_regions` -> `mix_regions` -> `region_contrast`, then
-`region_memory.RegionMemory.update`.
+`region_memory.RegionMemory.update`. How many regions a batch has is known from its tags, before a GPU has worked on it; those that
+turn out to be empty are marked, not left out, so that nothing has to be counted on the device, and the step never waits for it.
 """
 
 from collections.abc import Callable
@@ -17,24 +18,40 @@ from rcatool.ranks import all_rows, rank, size
 
 @dataclass(frozen=True)
 class Regions:
-    """The pseudo-regions of a batch, one per (image, tag) with a mask that is not empty.
+    """The pseudo-regions of a batch, one per (image, tag), image after image.
 
-    features (R, D); image (R,) position in the batch; cls (R,) class.
+    features (R, D); image (R,) position in the batch; cls (R,) class; exists (R,) bool, whether its mask has a pixel: one without takes
+    part in nothing.
     """
 
     features: Tensor
     image: Tensor
     cls: Tensor
+    exists: Tensor
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """The tags of a batch as lists, on the device.
+
+    classes (B, T), T the most that one image has: its own first, then others that fill up; image (R,) and place (R,) say where in
+    `classes` the tags are.
+    """
+
+    classes: Tensor
+    image: Tensor
+    place: Tensor
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """Anchors of the contrast: features (R, D) mixed by weight omega (R,) from classes cls (R,) and partner (R,)."""
+    """Anchors of the contrast: features (R, D) mixed by omega (R,) from classes cls (R,) and partner (R,); exists (R,) as of regions."""
 
     features: Tensor
     cls: Tensor
     partner: Tensor
     omega: Tensor
+    exists: Tensor
 
     def through(self, layer: Callable[[Tensor], Tensor]) -> "Mixed":
         """The same anchors with their features (R, D) projected."""
@@ -57,33 +74,36 @@ def region_masks(maps: Tensor, *, region_map: str = "raw", region_threshold: str
 
 
 def pool_regions(features: Tensor, masks: Tensor, tags: Tensor) -> Regions:
-    """Masked average pooling (Eq. 2): features (B, D, h, w), masks (B, C, h, w) bool, tags (B, C) in {0, 1}.
+    """Masked average pooling (Eq. 2): features (B, D, h, w), masks (B, C, h, w) bool, tags (B, C) in {0, 1}, best on the CPU.
 
-    Each class is pooled from the unmasked features; a region without a pixel is left out. No gradient passes the mask.
+    Each class is pooled from the unmasked features. No gradient passes the mask.
     """
-    classes = tags_of_images(tags)
-    own = maps_of(masks, classes).to(features.dtype)
-    return mean_regions(features, own, own.sum(dim=2), tags, classes)
+    tagged = list_tags(tags, features.device)
+    own = maps_of(masks, tagged).to(features.dtype)
+    return mean_regions(features, own, own.sum(dim=2), tagged)
 
 
-def tags_of_images(tags: Tensor) -> Tensor:
-    """The classes (B, T) of each image of tags (B, C), T the most that one has; behind an image's own come some that are not."""
+def list_tags(tags: Tensor, device: torch.device) -> Tagged:
+    """List tags (B, C); where they lie on a GPU it is waited for."""
     tagged = tags > 0
     most = int(tagged.sum(dim=1).max()) if len(tagged) else 0
-    return tagged.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    classes = tagged.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    parts = classes, *tagged.gather(1, classes).nonzero(as_tuple=True)
+    return Tagged(*(part.to(device, non_blocking=True) for part in parts))
 
 
-def maps_of(maps: Tensor, classes: Tensor) -> Tensor:
-    """Maps (B, C, h, w) of classes (B, T) only: (B, T, h w). The others' sums would be thrown away, nine in ten with VOC's tags."""
-    return maps.gather(1, classes[:, :, None, None].expand(-1, -1, *maps.shape[2:])).flatten(2)
+def maps_of(maps: Tensor, tagged: Tagged) -> Tensor:
+    """Maps (B, C, h, w) of the listed classes only: (B, T, h w). The others' sums would be thrown away, nine in ten with VOC's tags."""
+    return maps.gather(1, tagged.classes[:, :, None, None].expand(-1, -1, *maps.shape[2:])).flatten(2)
 
 
-def mean_regions(features: Tensor, weight: Tensor, area: Tensor, tags: Tensor, classes: Tensor) -> Regions:
-    """Sums of features (B, D, h, w) by weights (B, T, h w) of classes (B, T), over areas (B, T); only of tags (B, C) and areas above 0."""
+def mean_regions(features: Tensor, weight: Tensor, area: Tensor, tagged: Tagged) -> Regions:
+    """Sums of features (B, D, h, w) by weights (B, T, h w) of the listed classes, over areas (B, T) in cells."""
     with torch.autocast(features.device.type, enabled=False):  # which would round the sums to half precision
         sums = torch.bmm(weight, features.flatten(2).transpose(1, 2))  # (B, T, D)
-    image, place = (((tags > 0).gather(1, classes)) & (area > 0)).nonzero(as_tuple=True)
-    return Regions(sums[image, place] / area[image, place].unsqueeze(1), image, classes[image, place])
+    where = tagged.image, tagged.place
+    cells = area[where]
+    return Regions(sums[where] / cells.clamp(min=1).unsqueeze(1), tagged.image, tagged.classes[where], cells > 0)
 
 
 def gather_regions(regions: Regions, batch: int) -> Regions:
@@ -96,37 +116,45 @@ def gather_regions(regions: Regions, batch: int) -> Regions:
         return regions
     images = all_rows(torch.tensor([batch]))
     first = int(images[: rank()].sum())
-    return Regions(all_rows(regions.features), all_rows(regions.image + first), all_rows(regions.cls))
+    image, cls, exists = all_rows(torch.stack([regions.image + first, regions.cls, regions.exists.long()], dim=1)).unbind(dim=1)
+    return Regions(all_rows(regions.features), image, cls, exists > 0)
 
 
 def mix_regions(regions: Regions, *, mixup_beta: float, generator: torch.Generator) -> Mixed:
     """Region mix-up (spec 1.5): each region with one of another image and another class, omega ~ Beta(beta, beta).
 
-    A region without such a partner, and every region where `mixup_beta` is 0, stays as it is (omega 1).
+    A region without such a partner, and every region where `mixup_beta` is 0, stays as it is (omega 1). Numbers are drawn on the CPU, so
+    that all devices mix the same.
     """
-    count = len(regions.cls)
-    partner = torch.arange(count, device=regions.cls.device)
-    omega = torch.ones(count, dtype=regions.features.dtype, device=regions.features.device)
+    count, device = len(regions.cls), regions.cls.device
+    partner = torch.arange(count, device=device)
+    omega = torch.ones(count, dtype=regions.features.dtype, device=device)
     if mixup_beta > 0 and count > 1:
-        allowed = (regions.image[:, None] != regions.image) & (regions.cls[:, None] != regions.cls)
-        able = allowed.any(dim=1)
-        weight = (allowed | ~able[:, None]).double().cpu()
-        drawn = torch.multinomial(weight, 1, generator=generator).squeeze(1)
-        shape = torch.full((2, count), mixup_beta, dtype=torch.float64)
-        gamma = torch._standard_gamma(shape, generator=generator)  # Beta(b, b) as a share of two Gamma(b) draws
-        share = (gamma[0] / gamma.sum(dim=0)).to(omega)
-        partner = torch.where(able, drawn.to(partner.device), partner)
-        omega = torch.where(able, share, omega)
+        allowed = (regions.image[:, None] != regions.image) & (regions.cls[:, None] != regions.cls) & regions.exists
+        drawn = torch.rand(count, generator=generator, dtype=torch.float64).to(device, non_blocking=True)
+        share = beta_shares(count, mixup_beta, generator).to(omega, non_blocking=True)
+        upto = allowed.cumsum(dim=1)  # (R, R) partners so far
+        number = upto[:, -1]
+        nth = (drawn * number).long().minimum(number - 1)
+        chosen, able = (upto <= nth[:, None]).sum(dim=1), number > 0
+        partner = chosen.where(able, partner)
+        omega = share.where(able, omega)
     mixed = omega[:, None] * regions.features + (1 - omega[:, None]) * regions.features[partner]
-    return Mixed(mixed, regions.cls, regions.cls[partner], omega)
+    return Mixed(mixed, regions.cls, regions.cls[partner], omega, regions.exists)
+
+
+def beta_shares(count: int, beta: float, generator: torch.Generator) -> Tensor:
+    """Numbers (count,) float64 of Beta(beta, beta), on the CPU."""
+    gamma = torch._standard_gamma(torch.full((2, count), beta, dtype=torch.float64), generator=generator)
+    return gamma[0] / gamma.sum(dim=0)  # Beta(b, b) as a share of two Gamma(b) draws
 
 
 def region_contrast(mixed: Mixed, memory: Tensor, memory_cls: Tensor, *, temperature: float) -> Tensor:
     """Semantic contrast (Eq. 4, mixed as in spec 1.5) of anchors with memory (S, D) of classes (S,): scalar, mean over regions.
 
-    Each positive has its own denominator: itself and all negatives. An entry of class -1 takes no part. A term whose class has no
-    entry yet, or no negative, does not count; without any term the loss is 0. Computed in float32 or better. The memory may change
-    before the gradient is asked for: nothing of it is kept.
+    Each positive has its own denominator: itself and all negatives. An entry of class -1, or a region without a pixel, takes no part. A
+    term whose class has no entry yet, or no negative, does not count; without any term the loss is 0. Computed in float32 or better. The
+    memory may change before the gradient is asked for: nothing of it is kept.
     """
     wide = torch.promote_types(mixed.features.dtype, torch.float32)
     with torch.autocast(memory.device.type, enabled=False):  # which would compare in half precision
@@ -144,7 +172,7 @@ class _Contrast(torch.autograd.Function):
         similarity = (unit @ memory.T).mul_(scale)  # (R, S)
         loss, counted, slope = unit.new_zeros(()), unit.new_zeros(()), torch.zeros_like(similarity)
         for target, weight in ((mixed.cls, mixed.omega), (mixed.partner, 1 - mixed.omega)):
-            term, usable = _add_terms(similarity, target, memory_cls, weight.to(unit.dtype), slope)
+            term, usable = _add_terms(similarity, target, memory_cls, (weight * mixed.exists).to(unit.dtype), slope)
             loss, counted = loss + term, counted + usable
         counted = counted.where(counted > 0, 1.0)
         if context.needs_input_grad[0]:

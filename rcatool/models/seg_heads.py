@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rcatool.models.cpu_gradients import summed_convolutions
+
 FINE_WIDTH = 48  # channels that the decoder leaves of the fine level, so that the pyramid's outweigh them
 DROPOUT = 0.1
 
@@ -29,10 +31,7 @@ class SummedAspp(nn.Module):
             _start_small(branch)
 
     def forward(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.branches[0](features)
-        for branch in list(self.branches)[1:]:
-            logits = logits + branch(features)
-        return logits
+        return summed_convolutions(features, self.branches)  # type: ignore[arg-type]
 
 
 class PooledAspp(nn.Module):

@@ -35,6 +35,13 @@ def pixel_loss(logits: Tensor, label: Tensor, *, power: float = 0.0) -> Tensor:
     -log p of the label's class, or with a `power` q in (0, 1] the generalised cross-entropy (1 - p^q) / q (Zhang and Sabuncu, 2018):
     its gradient is p^q times the cross-entropy's, so a label that the network holds for impossible no longer counts.
     """
+    if logits.device.type == "cpu":  # photo by photo: what a whole batch takes goes back to the system each time, and is cleared anew
+        parts = zip(logits.contiguous().split(1), label.split(1), strict=True)
+        return torch.cat([_pixel_loss(one, own, power) for one, own in parts])
+    return _pixel_loss(logits, label, power)
+
+
+def _pixel_loss(logits: Tensor, label: Tensor, power: float) -> Tensor:
     full = F.interpolate(logits.float(), size=label.shape[-2:], mode="bilinear", align_corners=False)
     losses = F.cross_entropy(full, label, ignore_index=IGNORE, reduction="none")
     return losses if power == 0 else -torch.expm1(-power * losses) / power

@@ -127,6 +127,6 @@ def _make_labels(samples: Sequence[Sample], config: Config, *, cams: Path, label
 def _loss_fn(model: AffinityModel) -> Callable[[tuple[Tensor, Tensor, Tensor]], dict[str, Tensor]]:
     def loss_fn(batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
         images, label, _ = batch
-        return affinity_loss(model(images), label, model.offsets)
+        return affinity_loss(model(images), label.to(images.device, non_blocking=True), model.offsets)
 
     return loss_fn

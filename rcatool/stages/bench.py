@@ -120,9 +120,9 @@ def _train(
     optimizer = make_optimizer(model, settings)
 
     def step(batch: list[Tensor]) -> int:
-        images, *rest = (part.to(device, non_blocking=True) for part in batch)
+        images = batch[0].to(device, non_blocking=True, memory_format=torch.channels_last)
         with bench.world.autocast():
-            losses = loss_fn((images.contiguous(memory_format=torch.channels_last), *rest))
+            losses = loss_fn((images, *batch[1:]))
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         optimizer.step()

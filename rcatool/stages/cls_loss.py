@@ -27,10 +27,10 @@ class Intake:
     def __post_init__(self) -> None:
         self.stored = torch.zeros_like(self.found)
 
-    def count(self, cls: Tensor, stored: Tensor) -> None:
-        """Add regions of classes cls (R,), of which `stored` (R,) bool went into the memory."""
-        self.found += torch.bincount(cls, minlength=len(self.found))
-        self.stored += torch.bincount(cls[stored], minlength=len(self.stored))
+    def count(self, regions: Regions, stored: Tensor) -> None:
+        """Add regions, of which `stored` (R,) bool went into the memory."""
+        self.found.index_add_(0, regions.cls, regions.exists.long())
+        self.stored.index_add_(0, regions.cls, stored.long())
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class StepState:
 
 
 def step_loss(model: RcaNet | OfficialNet, batch: tuple[Tensor, ...], config: Config, state: StepState) -> dict[str, Tensor]:
-    """The loss of a batch by the network's method."""
+    """The loss of a batch of `ClsDataset` by the network's method; of the batch, the images are on the device."""
     if isinstance(model, RcaNet):
         return rca_loss(model, batch, config, state)
     contrast = config.memory.contrast_weight > 0 and state.epoch >= config.memory.contrast_start
@@ -56,7 +56,7 @@ def step_loss(model: RcaNet | OfficialNet, batch: tuple[Tensor, ...], config: Co
         state.accumulate(maps.final.detach(), score, where=(photo, more[0]))
     regions, photo, score = gather_regions(regions, len(photo)), all_rows(photo), all_rows(score)
     sure = model.memory.update(regions, photo, score, rule=write_rule(config), epoch=state.epoch)
-    state.intake.count(regions.cls, sure)
+    state.intake.count(regions, sure)
     return losses
 
 
@@ -78,7 +78,8 @@ def rca_loss(model: RcaNet, batch: tuple[Tensor, ...], config: Config, state: St
     o_score = maps.final.float().mean(dim=(2, 3))
     if state.accumulate is not None:
         state.accumulate(maps.final.detach(), o_score.detach().sigmoid(), where=(photo, more[0]))
-    everyone = all_rows(tags)
+    on_device = tags.to(images.device, non_blocking=True)
+    everyone = all_rows(on_device)
     terms = {"loss_o": (1.0, F.multilabel_soft_margin_loss(all_rows(o_score), everyone))}
     if model.memory is not None:
         p_score = all_rows(maps.p.float().mean(dim=(2, 3)))
@@ -89,9 +90,9 @@ def rca_loss(model: RcaNet, batch: tuple[Tensor, ...], config: Config, state: St
         stored = replace(regions, features=regions.features.detach())
         score = all_rows(o_score.detach().sigmoid())
         sure = model.memory.update(stored, all_rows(photo), score, rule=write_rule(config), epoch=state.epoch)
-        state.intake.count(regions.cls, sure)
+        state.intake.count(regions, sure)
     if config.cls.saliency_weight > 0:
-        terms |= _saliency_terms(maps, tags, more[-1], config)
+        terms |= _saliency_terms(maps, on_device, more[-1].to(images.device, non_blocking=True), config)
     total = sum((weight * term for weight, term in terms.values()), start=o_score.new_zeros(()))
     losses = {"loss": total, **{name: term for name, (_, term) in terms.items()}}
     if state.probe:
@@ -115,7 +116,7 @@ def _saliency_terms(maps: Maps, tags: Tensor, saliency: Tensor, config: Config) 
 
 
 def find_regions(features: Tensor, p: Tensor, tags: Tensor, config: Config) -> Regions:
-    """The regions of features (B, D, h, w) that maps P (B, C, h, w) show of the tags (B, C)."""
+    """The regions of features (B, D, h, w) that maps P (B, C, h, w) show of the tags (B, C), best on the CPU."""
     return pool_regions(features, masks_of(p, config), tags)
 
 

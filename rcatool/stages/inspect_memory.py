@@ -101,11 +101,12 @@ def find_in_photos(model: ClsNet, samples: Sequence[Sample], root: Path, num_cla
             with world.autocast():
                 maps = model(view.to(world.device, memory_format=torch.channels_last))
             shown = masks_of(maps.p.float(), config)
-            regions = pool_regions(maps.features.float(), shown, tag_vector(sample, num_classes)[None].to(world.device))
-            features.append(regions.features.cpu())
-            classes.append(regions.cls.cpu())
-            photos += [sample] * len(regions.cls)
-            masks += list(shown[0, regions.cls].cpu().numpy())
+            regions = pool_regions(maps.features.float(), shown, tag_vector(sample, num_classes)[None])
+            found = regions.cls[regions.exists]
+            features.append(regions.features[regions.exists].cpu())
+            classes.append(found.cpu())
+            photos += [sample] * len(found)
+            masks += list(shown[0, found].cpu().numpy())
             bar.advance(1)
     return Found(torch.cat(features), photos, torch.cat(classes), masks)
 

@@ -40,8 +40,11 @@ class StepLoss:
         self._recent.clear()
 
     def __call__(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Loss of (images, label (B, H, W), photo numbers (B,), and with seg.noise confidence weights (B, H, W)); float32."""
-        images, label, photos, *weights = batch
+        """Loss of (images, label (B, H, W), photo numbers (B,), and with seg.noise confidence weights (B, H, W)), float32; images on the
+        device.
+        """
+        images = batch[0]
+        label, photos, *weights = (part.to(images.device, non_blocking=True) for part in batch[1:])
         started = self._epoch >= self.settings.noise_start
         outputs = self.model.outputs(images)
         scalars: dict[str, Tensor] = {}

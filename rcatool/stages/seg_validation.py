@@ -11,17 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from rcatool import console
-from rcatool.cam_inference import infer_views
 from rcatool.config import Config
-from rcatool.data.datasets import MultiScaleDataset
 from rcatool.data.labels import read_mask
-from rcatool.data.loaders import view_loader
 from rcatool.data.manifest import Sample, split
 from rcatool.errors import ConfigError, DataError
 from rcatool.metrics import confusion_matrix, scores
 from rcatool.models.deeplab import DeepLab
-from rcatool.pool import worker_count
 from rcatool.ranks import share, total
+from rcatool.seg_inference import batch_probabilities
+from rcatool.stages.photo_batches import photo_batches
 from rcatool.world import World
 
 TUNE_PHOTOS = "a tune list (data.tune_list) or share (data.tune_fraction) of photos with masks at rca prepare"
@@ -67,14 +65,12 @@ def tune_miou(model: DeepLab, samples: Sequence[Sample], root: Path, num_classes
     """
     model.eval()
     mine, counts = share(samples), np.zeros((num_classes + 1, num_classes + 2), np.int64)
-    dataset = MultiScaleDataset(mine, root, scales=(1.0,), flip=False)
     with console.progress("train-seg validation", total=len(mine)) as bar:
-        for index, views in view_loader(dataset, workers=min(2, worker_count(config.runtime.workers))):
-            sample = mine[index]
-            truth = read_mask(root / str(sample.mask), num_classes=num_classes, size=sample.size)
-            found = infer_views(lambda images: model(images).float().softmax(dim=1), views, sample.size, world=world)
-            counts += confusion_matrix(truth, found.argmax(dim=0).to(torch.uint8).cpu().numpy(), num_classes + 1)
-            bar.advance(1)
+        for batch, photos in photo_batches(mine, config, world, scales=(1.0,), flip=False):
+            for sample, found in zip(batch, batch_probabilities(model, photos, batch[0].size, world=world), strict=True):
+                truth = read_mask(root / str(sample.mask), num_classes=num_classes, size=sample.size)
+                counts += confusion_matrix(truth, found.argmax(dim=0).to(torch.uint8).cpu().numpy(), num_classes + 1)
+                bar.advance(1)
     counts = total(torch.from_numpy(counts)).numpy()
     if not counts.any():
         raise DataError("the masks of the tune photos have no pixel that counts", "--set seg.validate_every=0 --set seg.keep=last")
