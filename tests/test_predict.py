@@ -51,7 +51,9 @@ MODEL = ("--model", "net.safetensors", "--device", "cpu")
 # ---- what is written
 
 
-def test_a_folder_of_photos_without_a_run(rca: Rca, here: Path) -> None:
+@pytest.mark.parametrize("waiting", [0, 2])  # 2: as on a GPU, whose files other threads write
+def test_a_folder_of_photos_without_a_run(rca: Rca, here: Path, waiting: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "waiting_writes", lambda _: waiting)
     code, out, err = rca("predict", "photos", *MODEL, "--out", "out")
     assert code == 0, err
     assert "3 photos: masks and predictions.json in out" in out

@@ -5,10 +5,12 @@ is kept.
 """
 
 import json
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,9 @@ from rcatool.errors import ConfigError, DataError, SetupError
 from rcatool.files import atomic_write, read_json, remove_leftovers, sha256_file
 from rcatool.network_file import Network
 from rcatool.photo_inputs import PhotoInput, check_outputs
+from rcatool.pool import in_background
 from rcatool.segmenter import Scale, Segmentation, Segmenter
+from rcatool.stages.photo_batches import waiting_writes
 from rcatool.tiling import Tiling
 
 FORMAT = 1
@@ -62,8 +66,8 @@ def main(network: Network, plan: Plan, *, device: str = "auto", precision: str =
     book = _Book(network, plan)
     console.log(f"predict: {len(plan.photos)} photos, {network.card.design.backbone} on {segmenter.world.device}")
     try:
-        with console.progress("predict", total=len(plan.photos)) as bar:
-            waiting = _Waiting(plan, book, bar)
+        with console.progress("predict", total=len(plan.photos)) as bar, in_background(waiting_writes(segmenter.world)) as later:
+            waiting = _Waiting(plan, book, bar, later)
             for found in segmenter.many(waiting.photos(), scale=plan.scale, advance=waiting.tiles):
                 waiting.done(found)
                 book.save(after=_SAVE_EVERY)
@@ -87,6 +91,7 @@ class _Book:
             self._go_on(read_json(self.path, "the predictions made earlier"))
         remove_leftovers(self.path.parent.rglob("*.tmp"))
         self._saved = time.monotonic()
+        self._busy = threading.Lock()
 
     def _go_on(self, before: Any) -> None:
         parts = ("model", "settings", "photos")
@@ -102,19 +107,26 @@ class _Book:
             return
         raise ConfigError(f"--out: {self.path.parent} has predictions of {what}", "choose another folder, or add --force to make them anew")
 
+    def add(self, name: str, record: dict[str, Any]) -> None:
+        """Say what is in a photo, whose files are written."""
+        with self._busy:
+            self.document["photos"][name] = record
+
     def save(self, *, after: float = 0.0) -> None:
         """Write the file, unless it was written less than `after` seconds ago."""
         if time.monotonic() - self._saved >= after:
-            self.document["photos"] = dict(sorted(self.document["photos"].items()))
-            atomic_write(self.path, json.dumps(self.document, indent=1) + "\n")
+            with self._busy:
+                self.document["photos"] = dict(sorted(self.document["photos"].items()))
+                text = json.dumps(self.document, indent=1) + "\n"
+            atomic_write(self.path, text)
             self._saved = time.monotonic()
 
 
 class _Waiting:
     """The photos on their way through the network, in order."""
 
-    def __init__(self, plan: Plan, book: _Book, bar: console.Bar) -> None:
-        self.plan, self.book, self.bar = plan, book, bar
+    def __init__(self, plan: Plan, book: _Book, bar: console.Bar, later: Callable[[Callable[[], object]], None]) -> None:
+        self.plan, self.book, self.bar, self._later = plan, book, bar, later
         self._queue: deque[tuple[PhotoInput, str]] = deque()
         self._clock = time.monotonic()
 
@@ -141,20 +153,23 @@ class _Waiting:
             self.bar.advance(0, note=f"{self._queue[0][0].name}: tile {done} of {total}")
 
     def done(self, found: Segmentation) -> None:
-        """Write what was found in the next photo."""
+        """Write what was found in the next photo: now, or on a GPU while it goes on."""
         photo, digest = self._queue.popleft()
+        self._later(partial(self._write, photo, digest, found, self._clock))
+        self._clock = time.monotonic()
+        self.bar.advance(1)
+
+    def _write(self, photo: PhotoInput, digest: str, found: Segmentation, start: float) -> None:
         write_mask(self.plan.mask(photo), found.mask)
         if self.plan.overlay:
             _write_picture(self.plan.picture(photo), found.overlay())
-        now = time.monotonic()
         pixels = {name: count for name, count in found.pixels().items() if count}
-        self.book.document["photos"][photo.name] = {
+        record = {
             "photo": str(photo.path), "sha256": digest, "size": list(found.mask.shape), "network_size": list(found.network_size),
-            "scale": round(found.network_size[0] / found.mask.shape[0], 4), "seconds": round(now - self._clock, 3),
+            "scale": round(found.network_size[0] / found.mask.shape[0], 4), "seconds": round(time.monotonic() - start, 3),
             "classes": {name: {"pixels": n, "share": round(n / found.mask.size, 6)} for name, n in pixels.items()},
         }  # fmt: skip
-        self._clock = now
-        self.bar.advance(1)
+        self.book.add(photo.name, record)  # not before its files are there
 
     def _is_done(self, photo: PhotoInput, digest: str) -> bool:
         """Whether the photo's results are there; an overlay that lacks is drawn."""

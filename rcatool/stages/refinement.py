@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,11 +18,12 @@ from rcatool.config import Config
 from rcatool.data.manifest import Sample
 from rcatool.errors import DataError
 from rcatool.models.frozen import fold_batch_norm
+from rcatool.pool import in_background
 from rcatool.ranks import all_finished, on_first, share
 from rcatool.refine import propagate
 from rcatool.run import Run
 from rcatool.stages.networks import load_affinity, load_cls
-from rcatool.stages.photo_batches import photo_batches
+from rcatool.stages.photo_batches import photo_batches, waiting_writes
 from rcatool.world import World, make_world
 
 Spread = Callable[[Tensor, Tensor], Tensor]
@@ -38,25 +40,28 @@ def refine_cams(run: Run, config: Config, samples: Sequence[Sample], *, force: b
     todo = [sample for sample in mine if not (step.path / f"{sample.id}.npz").exists()]
     console.log(f"make-pseudo: refining the CAMs of {len(samples)} photos ({config.refine.method})")
     broken: list[DataError] = []
-    with console.progress("make-pseudo refined CAMs", total=len(mine)) as bar:
+    with console.progress("make-pseudo refined CAMs", total=len(mine)) as bar, in_background(waiting_writes(world)) as later:
         bar.advance(len(mine) - len(todo))
         for batch, photos in photo_batches(todo, config, world, scales=(1.0,), flip=True):
             for sample, views in zip(batch, photos, strict=True):
                 try:
-                    _refine(sample, views[0], spread, source=run.dir("make-pseudo/cams"), target=step.path)
+                    keys, refined = _refine(sample, views[0], spread, source=run.dir("make-pseudo/cams"))
                 except DataError as error:
                     broken.append(error)
+                else:
+                    later(partial(save_cam, step.path / f"{sample.id}.npz", keys, refined, sample.size))
                 bar.advance(1)
     all_finished(broken)
     on_first(lambda: run.commit(step, {**world.describe(), "photos": len(samples)}))
 
 
-def _refine(sample: Sample, views: Tensor, spread: Spread, *, source: Path, target: Path) -> None:
+def _refine(sample: Sample, views: Tensor, spread: Spread, *, source: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The classes of a photo's CAM and the refined CAM."""
     keys, cam = load_cam(source / f"{sample.id}.npz", size=sample.size)
     maps = spread(views, torch.from_numpy(cam))
     if not bool(torch.isfinite(maps).all()):
         raise DataError(f"{sample.image}: its refined CAM is not finite", "train again with a lower affinity.lr: rca make-pseudo --set ...")
-    save_cam(target / f"{sample.id}.npz", keys, normalise(maps.cpu().numpy()), sample.size)
+    return keys, normalise(maps.cpu().numpy())
 
 
 def _spread(run: Run, config: Config, world: World) -> Spread:

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from rcatool import console
+from rcatool.cam_inference import infer_together
 from rcatool.checkpoint import resume_training, save_state, save_training
 from rcatool.config import Config
-from rcatool.data.datasets import ClsDataset, MultiScaleDataset
-from rcatool.data.loaders import EpochBatches, train_loader, view_loader
+from rcatool.data.datasets import ClsDataset
+from rcatool.data.loaders import EpochBatches, train_loader
 from rcatool.data.manifest import Sample, check_images, split
 from rcatool.data.saliency import require_saliency
 from rcatool.engine import TrainLog, train_one_epoch
@@ -41,6 +42,7 @@ from rcatool.stages.networks import (
     tag_matrix,
     variation,
 )
+from rcatool.stages.photo_batches import photo_batches
 from rcatool.stages.train_log import open_log
 from rcatool.stages.weight_check import check_finite, check_input
 from rcatool.world import World, make_world
@@ -164,15 +166,14 @@ def validate(model: ClsNet, samples: Sequence[Sample], root: Path, num_classes: 
     if not samples:
         return None
     model.eval()
-    dataset = MultiScaleDataset(share(samples), root, scales=(1.0,), flip=False)
     score = torch.zeros(len(samples), num_classes)
-    mine = share(score)  # rows of it
-    with console.progress("train-cls validation", total=len(dataset)) as bar:
-        for index, views in view_loader(dataset, workers=min(2, worker_count(config.runtime.workers))):
-            with world.autocast():
-                maps = model(views[0].to(world.device, memory_format=torch.channels_last))
-            mine[index] = maps.final.float().mean(dim=(0, 2, 3)).cpu()
-            bar.advance(1)
+    row = {sample.id: number for number, sample in enumerate(samples)}
+    mine = share(samples)
+    with console.progress("train-cls validation", total=len(mine)) as bar:
+        for batch, photos in photo_batches(mine, config, world, scales=(1.0,), flip=False):
+            found = infer_together(lambda images: [model(images).final.float().mean(dim=(2, 3))], photos, world=world)
+            score[[row[sample.id] for sample in batch]] = torch.cat([outputs[0][0] for outputs in found]).cpu()
+            bar.advance(len(batch))
     return mean_average_precision(total(score).numpy(), tag_matrix(samples, num_classes).numpy())
 
 
