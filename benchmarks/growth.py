@@ -3,7 +3,8 @@
     python benchmarks/growth.py [--device cuda] [--backbone mobilenet_v2] [--batch 8] [--steps 5] [--out FILE]
 
 Each case is a process of its own: random photos with two tags each, the region memory full, all terms of the loss. `seconds_per_image` is
-of processor time on a CPU, which other processes do not change, and of the clock on a GPU; `prototypes_seconds` is one refresh.
+of processor time on a CPU, which other processes do not change, and of the clock on a GPU; `prototypes_seconds` is one refresh, and
+`prototypes_rounds` how many rounds of k-means it took.
 """
 
 import argparse
@@ -14,9 +15,11 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
+from rcatool import kmeans
 from rcatool.config import Config
 from rcatool.stages.cls_loss import Intake, StepState, step_loss
 from rcatool.stages.networks import cls_network, make_optimizer
@@ -68,7 +71,8 @@ def measure(options: argparse.Namespace, *, photos: int, classes: int, side: int
     synchronise(world.device)
     clock = time.perf_counter if world.device.type == "cuda" else time.process_time
     start = clock()
-    model.memory.refresh_prototypes(seed=0, iterations=config.memory.kmeans_iterations)
+    with patch.object(kmeans, "_means", wraps=kmeans._means) as rounds:
+        model.memory.refresh_prototypes(seed=0, iterations=config.memory.kmeans_iterations)
     synchronise(world.device)
     prototypes, optimizer = clock() - start, make_optimizer(model, config.cls)
     intake = Intake(torch.zeros(classes, dtype=torch.long, device=world.device))
@@ -91,6 +95,7 @@ def measure(options: argparse.Namespace, *, photos: int, classes: int, side: int
     return {
         "photos": photos, "classes": classes, "side": side, "seconds_per_image": round(seconds, 5), "peak_mib": peak // 2**20,
         "memory_mib": bank.numel() * bank.element_size() // 2**20, "prototypes_seconds": round(prototypes, 4),
+        "prototypes_rounds": rounds.call_count,
     }  # fmt: skip
 
 

@@ -24,21 +24,22 @@ class Parts:
     def __init__(self, checkout: Path, device: str, tags: Tensor) -> None:
         generator = torch.Generator().manual_seed(0)
         self.device = torch.device(device)
-        self.tags, self.photo = tags, torch.arange(len(tags), device=device)
+        self.tags, self.photo = tags, torch.arange(len(tags))
+        self.their_tags = tags.to(device)
         features = torch.randn(len(tags), WIDTH, SIDE, SIDE, generator=generator).to(device)
         self.their_features = features.clone().requires_grad_()
         self.features = features.contiguous(memory_format=torch.channels_last).requires_grad_()  # as our networks make them
         self.maps = torch.randn(*tags.shape, SIDE, SIDE, generator=generator).to(device)
-        self.score = torch.ones_like(tags)  # all are stored
+        self.score = torch.ones_like(self.their_tags)  # all are stored
         self.theirs = released.without_networks(released.build(checkout, self.device), self.maps)
         self.generator = torch.Generator().manual_seed(0)
 
     def functions(self, memories: dict[str, RegionMemory], settings: dict[str, Config]) -> dict[str, Callable[[], None]]:
         """What is timed: a step of each, what of the released one is none of it, and the prototypes of each."""
         functions: dict[str, Callable[[], None]] = {
-            "released": lambda: self.released(self.tags, 2, None),
+            "released": lambda: self.released(self.their_tags, 2, None),
             "released_rest": self.released_rest,
-            "released_prototypes": lambda: self.released(torch.zeros_like(self.tags), 1, 0),
+            "released_prototypes": lambda: self.released(torch.zeros_like(self.their_tags), 1, 0),
         }
         for name, memory in memories.items():
             functions[name] = partial(self.official, memory) if name == "official" else partial(self.paper, memory, settings[name])
@@ -58,7 +59,7 @@ class Parts:
         queues = {name: getattr(self.theirs, name) for name in (f"queue{c}" for c in range(released.CLASSES))}
         for name, queue in queues.items():
             setattr(self.theirs, name, queue[:0])
-        self.released(torch.zeros_like(self.tags), 2, None)
+        self.released(torch.zeros_like(self.their_tags), 2, None)
         for name, queue in queues.items():
             setattr(self.theirs, name, queue)
 

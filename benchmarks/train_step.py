@@ -195,7 +195,7 @@ def ask_peak_memory(name: str) -> int:
 
 def parts(options: argparse.Namespace) -> dict[str, Any]:
     """All that is not a network, on the features of 8 photos of 368 pixels."""
-    tags = tags_of(8).to(options.device)
+    tags = tags_of(8)
     settings = {"official": settings_of("official"), "paper": settings_of("paper")}
     settings["paper_10000"] = settings_of("paper", "memory.design=ring-ema")
     ours = {name: cls_network(each, tags_of(PHOTOS) > 0, pretrained=False) for name, each in settings.items()}
