@@ -39,7 +39,7 @@ from rcatool.models.rca_net import RcaNet
 from rcatool.models.region_cam import RegionBank
 from rcatool.run import Run
 from rcatool.stages.networks import load_cls, read_data
-from rcatool.stages.photo_cams import cam_forward, photo_maps, redraw
+from rcatool.stages.photo_cams import batch_maps, redraw
 from rcatool.stages.region_bank import choose_photos, load_bank, make_bank
 from rcatool.world import World, make_world
 
@@ -219,7 +219,8 @@ class _Look:
         settings = CAM if self.kinds != ("cam",) else CAM.model_copy(update={"region_rounds": 0})
         for index, views in view_loader(MultiScaleDataset(samples, self.root, scales=CAM.scales, flip=CAM.flip), workers=1):
             sample = samples[index]
-            yield sample, photo_maps(cam_forward(self.model, settings, sample), views, sample, settings=settings, world=self.world)
+            cam, columns, _ = next(batch_maps(self.model, [sample], [views], settings=settings, world=self.world))
+            yield sample, (cam, columns)
 
 
 def _best(confusions: np.ndarray) -> dict[str, float]:

@@ -37,7 +37,7 @@ from rcatool.refine import propagate
 from rcatool.refine.crf import crf_params
 from rcatool.run import Run
 from rcatool.stages.networks import ClsNet, load_cls, read_data
-from rcatool.stages.photo_cams import cam_forward, photo_maps, redraw
+from rcatool.stages.photo_cams import batch_maps, redraw
 from rcatool.stages.region_bank import choose_photos, load_bank, make_bank
 from rcatool.world import World, make_world
 
@@ -134,7 +134,7 @@ def _make_maps(run: Run, samples: Sequence[Sample], options: argparse.Namespace)
 def _look(model: ClsNet, samples: Sequence[Sample], root: Path, world: World) -> Iterator[tuple[Sample, np.ndarray, Any, Any]]:
     for index, views in view_loader(MultiScaleDataset(samples, root, scales=CAM.scales, flip=CAM.flip), workers=1):
         sample = samples[index]
-        cam, columns = photo_maps(cam_forward(model, CAM, sample), views, sample, settings=CAM, world=world)
+        cam, columns, _ = next(batch_maps(model, [sample], [views], settings=CAM, world=world))
         yield sample, cam, columns, views[0]
 
 

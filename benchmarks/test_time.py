@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from rcatool import config_io
-from rcatool.cam_inference import infer_views
 from rcatool.data.datasets import MultiScaleDataset
 from rcatool.data.labels import read_mask
 from rcatool.data.manifest import Sample, split
@@ -31,6 +30,7 @@ from rcatool.metrics import confusion_matrix, scores
 from rcatool.models.deeplab import DeepLab
 from rcatool.refine.crf import choose_backend, crf_params, dense_crf
 from rcatool.run import Run
+from rcatool.seg_inference import photo_probabilities
 from rcatool.soft_labels import ITERATIONS
 from rcatool.stages.networks import load_seg, read_data
 from rcatool.steps import last_network
@@ -117,7 +117,7 @@ class Bench:
 
     def _maps(self, view: Tensor, size: tuple[int, int], *, mirrored: bool) -> Tensor:
         """Softmax (C + 1, H, W) of one view (1, 3, h, w), turned back if it is mirrored."""
-        found = infer_views(lambda images: self.model(images).float().softmax(dim=1), [view], size, world=self.world)
+        found = photo_probabilities(self.model, [view], size, world=self.world)
         return found.flip(-1) if mirrored else found
 
     def _refined(self, crf: str, image: np.ndarray, probabilities: Tensor) -> np.ndarray:

@@ -44,19 +44,3 @@ def infer_together(
         for own, *parts in zip(found, *(output.split(len(views[0])) for output in outputs), strict=True):
             own.append(parts)
     return found
-
-
-def infer_levels(
-    forward: Callable[[Tensor], Sequence[Tensor]], views: Sequence[Tensor], sizes: Sequence[tuple[int, int]], *, world: World
-) -> list[Tensor]:
-    """Run `forward` on each view (1 or 2, 3, H_s, W_s) of a photo and merge each of its outputs at its size.
-
-    Returns one (C, H, W) float32 per output and size, on the device.
-    """
-    with torch.inference_mode():
-        return merge_levels(infer_together(forward, [views], world=world)[0], sizes)
-
-
-def infer_views(forward: Callable[[Tensor], Tensor], views: Sequence[Tensor], size: tuple[int, int], *, world: World) -> Tensor:
-    """The same for a `forward` with one output: (C, H, W) float32 on the device."""
-    return infer_levels(lambda images: [forward(images)], views, [size], world=world)[0]

@@ -1,17 +1,21 @@
 """Multi-scale inference: views are merged where they belong, and one photo's CAM is in [0, 1]."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rcatool.cam_inference import infer_views, merge_views
+from rcatool.cam_inference import infer_together, merge_levels, merge_views
 from rcatool.config import Cam
 from rcatool.data.manifest import Sample, draft
 from rcatool.errors import DataError
 from rcatool.models.backbones import build_backbone
-from rcatool.stages.photo_cams import photo_maps
+from rcatool.models.rca_net import Maps
+from rcatool.stages.photo_cams import batch_maps
 from rcatool.world import World
 
 WORLD = World(torch.device("cpu"), None)
@@ -21,6 +25,11 @@ STRIDE = 8
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def infer_views(forward: Callable[[Tensor], Tensor], views: Sequence[Tensor], size: tuple[int, int], world: World = WORLD) -> Tensor:
+    """The merged maps of one photo."""
+    return merge_levels(infer_together(lambda images: [forward(images)], [views], world=world)[0], [size])[0]
 
 
 def network() -> nn.Module:
@@ -53,7 +62,7 @@ def test_a_mirrored_map_lands_on_its_pixel() -> None:
 @torch.inference_mode()
 def test_one_view_is_the_plain_map() -> None:
     net, image = network(), randn(1, 3, 40, 48)
-    torch.testing.assert_close(infer_views(net, [image], (5, 6), world=WORLD), net(image)[0])
+    torch.testing.assert_close(infer_views(net, [image], (5, 6)), net(image)[0])
 
 
 @torch.inference_mode()
@@ -63,10 +72,10 @@ def test_a_symmetric_photo_has_a_symmetric_map() -> None:
     assert torch.equal(image, image.flip(-1))
     views = [F.interpolate(image, scale_factor=s, mode="bilinear").repeat(2, 1, 1, 1) for s in (0.5, 1.0, 1.5)]
     views = [torch.stack([view[0], view[0].flip(-1)]) for view in views]
-    merged = infer_views(net, views, (8, 12), world=WORLD)
+    merged = infer_views(net, views, (8, 12))
     assert merged.std() > 0
     torch.testing.assert_close(merged, merged.flip(-1), rtol=1e-4, atol=1e-5)
-    lone = infer_views(net, [view[:1] for view in views], (8, 12), world=WORLD)
+    lone = infer_views(net, [view[:1] for view in views], (8, 12))
     assert not torch.allclose(lone, lone.flip(-1), rtol=1e-2, atol=1e-3)  # strided convolutions see left and right apart
 
 
@@ -78,10 +87,16 @@ def test_inference_is_float32_under_autocast_and_without_gradient() -> None:
         seen.append(maps.dtype)
         return maps
 
-    merged = infer_views(forward, [randn(2, 3, 32, 32)], (4, 4), world=HALF_WORLD)
+    merged = infer_views(forward, [randn(2, 3, 32, 32)], (4, 4), HALF_WORLD)
     assert seen == [torch.bfloat16]
     assert merged.dtype == torch.float32
     assert not merged.requires_grad
+
+
+def look(net: Callable[[Tensor], Tensor], views: list[Tensor], photo: Sample, settings: Cam) -> tuple[np.ndarray, Tensor | None]:
+    """CAM and hypercolumns of one photo from a network that gives maps."""
+    model: Any = lambda images: Maps([], net(images), None)  # noqa: E731
+    return next(batch_maps(model, [photo], [views], settings=settings, world=WORLD))[:2]
 
 
 def test_photo_maps_peaks_at_one_for_each_tag() -> None:
@@ -90,9 +105,9 @@ def test_photo_maps_peaks_at_one_for_each_tag() -> None:
 
     def forward(images: Tensor) -> Tensor:
         maps: Tensor = net(images)
-        return torch.stack([maps[:, 0], torch.zeros_like(maps[:, 0])], dim=1)  # class 3 is seen nowhere
+        return maps * torch.tensor([1.0, 1, 1, 0])[:, None, None]  # class 3 is seen nowhere
 
-    cam, columns = photo_maps(lambda images: [forward(images)], views, photo, settings=Cam(region_rounds=0), world=WORLD)
+    cam, columns = look(forward, views, photo, Cam(region_rounds=0))
     assert columns is None
     assert cam.shape == (2, 10, 12)
     assert cam.min() >= 0
@@ -105,11 +120,11 @@ def test_photo_maps_of_one_plain_view_is_the_normalised_map() -> None:
         expected = net(image)[0, :2]
     peak = expected.amax(dim=(1, 2), keepdim=True).clamp(min=1e-9)
     settings = Cam(stride=STRIDE, region_rounds=0)
-    cam, _ = photo_maps(lambda images: [net(images)[:, :2]], [image], sample(40, 48, (0, 1)), settings=settings, world=WORLD)
+    cam, _ = look(net, [image], sample(40, 48, (0, 1)), settings)
     np.testing.assert_allclose(cam, (expected / peak).numpy(), rtol=1e-4)
 
 
 def test_a_cam_that_is_not_finite_is_refused() -> None:
     settings = Cam(region_rounds=0)
     with pytest.raises(DataError, match="a.jpg: its CAM is not finite"):
-        photo_maps(lambda images: [images[:, :1] / 0], [randn(1, 3, 8, 8)], sample(8, 8, (0,)), settings=settings, world=WORLD)
+        look(lambda images: images[:, :1] / 0, [randn(1, 3, 8, 8)], sample(8, 8, (0,)), settings)

@@ -22,7 +22,7 @@ from rcatool.models.backbones import build_backbone
 from rcatool.models.rca_net import RcaNet
 from rcatool.pool import in_background
 from rcatool.seg_inference import batch_probabilities, photo_probabilities
-from rcatool.stages.photo_cams import batch_maps, cam_forward, photo_maps
+from rcatool.stages.photo_cams import batch_maps
 from rcatool.world import World
 
 WORLD = World(torch.device("cpu"), None)
@@ -66,7 +66,7 @@ def test_maps_of_a_batch_are_those_of_its_photos(photos: MultiScaleDataset, roun
     for samples, views in view_batches(photos, most=8, workers=0, pin=False):
         found = batch_maps(model, samples, views, settings=settings, world=WORLD)
         for sample, own, (cam, columns, scores) in zip(samples, views, found, strict=True):
-            expected = photo_maps(cam_forward(model, settings, sample), own, sample, settings=settings, world=WORLD)
+            expected = next(batch_maps(model, [sample], [own], settings=settings, world=WORLD))
             with torch.inference_mode():
                 logits = [model(view).final.mean(dim=(0, 2, 3)) for view in own]
             np.testing.assert_allclose(scores, torch.stack(logits).mean(dim=0), atol=1e-4)

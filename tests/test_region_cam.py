@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from rcatool.config import Cam
 from rcatool.data.manifest import Sample, draft
 from rcatool.errors import DataError
 from rcatool.models.backbones import build_backbone
+from rcatool.models.rca_net import Maps
 from rcatool.models.region_cam import RegionBank, RegionRule, hypercolumns, photo_regions, region_cam
-from rcatool.stages.photo_cams import photo_maps, redraw
+from rcatool.stages.photo_cams import batch_maps, redraw
 from rcatool.stages.region_bank import choose_photos, load_bank, make_bank
 from rcatool.world import World
 
@@ -241,14 +243,16 @@ def test_of_a_network_and_over_views() -> None:
     made = draft("a", "train", image="a.jpg", mask=None, classes=[0, 1])
     photo = Sample(**{**vars(made), "size": (40, 48)})
 
-    def forward(images: Tensor) -> list[Tensor]:
+    def forward(images: Tensor) -> Maps:
         pyramid = backbone.pyramid(images)
-        return [pyramid[-1][:, :2].relu(), hypercolumns(pyramid)]
+        return Maps(pyramid, pyramid[-1][:, :2], None)
 
+    model: Any = forward
     world, settings = World(torch.device("cpu"), None), Cam(region_rounds=2)
-    first, columns = photo_maps(forward, views, photo, settings=settings, world=world)
+    first, columns, _ = next(batch_maps(model, [photo], [views], settings=settings, world=world))
+    assert columns is not None
     cam = redraw(first, columns, photo, settings=settings, bank=None, photo=0)
-    plain, nothing = photo_maps(lambda images: forward(images)[:1], views, photo, settings=Cam(region_rounds=0), world=world)
+    plain, nothing, _ = next(batch_maps(model, [photo], [views], settings=Cam(region_rounds=0), world=world))
     assert nothing is None
     np.testing.assert_allclose(first, plain, atol=1e-6)
     assert cam.shape == plain.shape == (2, 10, 12)

@@ -1,12 +1,12 @@
 """The CAMs of photos from a trained classifier, of one photo or of several of one size, and their redrawing from regions."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rcatool.cam_inference import infer_levels, infer_together, merge_levels
+from rcatool.cam_inference import infer_together, merge_levels
 from rcatool.cams import cam_size, normalise, resize
 from rcatool.config import Cam
 from rcatool.data.manifest import Sample
@@ -20,20 +20,14 @@ REGION_STRIDE = 8  # pixels per cell of the comparison with regions: the finest 
 Look = tuple[np.ndarray, Tensor | None]  # a photo's CAM (K, h, w) float32 in [0, 1], and its hypercolumns (D, h', w') if they are needed
 
 
-def photo_maps(
-    forward: Callable[[Tensor], Sequence[Tensor]], views: Sequence[Tensor], sample: Sample, *, settings: Cam, world: World
-) -> Look:
-    """CAM of one photo (K, ceil(H / stride), ceil(W / stride)) float32 in [0, 1], and its hypercolumns if `forward` gives them."""
-    return _look(infer_levels(forward, views, _sizes(sample, settings), world=world), sample)
-
-
 @torch.inference_mode()
 def batch_maps(
     model: ClsNet, samples: Sequence[Sample], photos: Sequence[Sequence[Tensor]], *, settings: Cam, world: World
 ) -> Iterator[tuple[np.ndarray, Tensor | None, np.ndarray]]:
-    """The same of photos of one size, whose views go through the network together; one after the other, in order.
+    """The looks at photos of one size, whose views go through the network together; one after the other, in order.
 
-    Third come the scores (C,) float32 of every class: the mean of its final map over all views.
+    A CAM is (K, ceil(H / stride), ceil(W / stride)); third come the scores (C,) float32 of every class: the mean of its final map over all
+    views. DataError for a map that is not finite.
     """
 
     def forward(images: Tensor) -> list[Tensor]:
@@ -75,14 +69,3 @@ def _region_rule(settings: Cam) -> RegionRule:
     return RegionRule(
         settings.region_rounds, settings.region_sure, settings.region_background, settings.region_share, settings.region_temperature
     )
-
-
-def cam_forward(model: ClsNet, settings: Cam, sample: Sample) -> Callable[[Tensor], Sequence[Tensor]]:
-    """Images -> positive part of the exported map, of the sample's classes only, and the hypercolumns if they are needed."""
-    keys = torch.as_tensor(sample.classes, dtype=torch.long)
-
-    def forward(images: Tensor) -> Sequence[Tensor]:
-        seeds, *rest = _outputs(model(images), settings)
-        return [seeds[:, keys.to(seeds.device)], *rest]
-
-    return forward
