@@ -35,21 +35,31 @@ def half_done(rca: Callable[..., Result], undisturbed: TinyRun, tmp_path: Path, 
 def test_two_processes_finish_what_one_has_begun(rca: Callable[..., Result], undisturbed: TinyRun, half_done: Path) -> None:
     done = rca("run", "--run", half_done, "--procs", "2", "--json")
     assert done.code == 0, done.err
-    for step in ("train-cls", "train-seg"):
-        found, expected = (load_state(run / step / "final.pt")["model"] for run in (half_done, undisturbed.path))
-        assert found.keys() == expected.keys()
-        worst = max(float((found[name].double() - expected[name].double()).abs().max()) for name in found)
-        assert worst < 2e-3, step  # rounding, after two epochs at a high rate; a photo left out changes more than that
-        assert record(half_done, step)["info"]["processes"] == 2
+    assert worst_weight(half_done, undisturbed.path, "train-cls") < 2e-3
+    assert [record(half_done, step)["info"]["processes"] for step in ("train-cls", "train-seg")] == [2, 2]
     wrong = [different(path, undisturbed.path / path.relative_to(half_done)) for path in half_done.glob("make-pseudo/labels/*.png")]
     assert len(wrong) == 16
     assert np.mean(wrong) < 0.01
     metrics = json.loads((half_done / "eval/metrics.json").read_text())
     expected = json.loads((undisturbed.path / "eval/metrics.json").read_text())
-    for target in ("cam", "pseudo", "seg"):
+    for target in ("cam", "pseudo"):  # a pixel of a label that rounding has changed makes another segmentation network
         assert metrics[target]["images"] == expected[target]["images"]
         assert metrics[target]["miou"] == pytest.approx(expected[target]["miou"], abs=0.01)
     assert rca("run", "--run", half_done).err == "everything is up to date\n"  # how many processes there were makes nothing stale
+
+
+def test_two_processes_train_the_same_segmentation(rca: Callable[..., Result], undisturbed: TinyRun, tmp_path: Path) -> None:
+    run = undisturbed.copy(tmp_path / "run", until="train-seg")
+    done = rca("train-seg", "--run", run, "--procs", "2")
+    assert done.code == 0, done.err
+    assert worst_weight(run, undisturbed.path, "train-seg") < 2e-3
+
+
+def worst_weight(run: Path, other: Path, step: str) -> float:
+    """The largest difference of the two networks: rounding, after epochs at a high rate; a photo left out changes more than 2e-3."""
+    found, expected = (load_state(one / step / "final.pt")["model"] for one in (run, other))
+    assert found.keys() == expected.keys()
+    return max(float((found[name].double() - expected[name].double()).abs().max()) for name in found)
 
 
 def different(one: Path, other: Path) -> float:
