@@ -113,3 +113,18 @@ def test_the_command(machine: Machine, rca: Callable[..., Result]) -> None:
     assert code == 6
     assert "error: not ready: torchvision" in err
     assert {check["name"]: check["status"] for check in json.loads(out)}["torchvision"] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 vnni\n", True),
+        ("flags\t\t: amx_bf16 amx_tile\n", True),
+        ("Features\t: fp asimd bf16 i8mm\n", True),
+        ("flags\t\t: fpu avx512f avx2\n", False),
+    ],
+)
+def test_a_processor_with_half_precision_of_its_own(tmp_path: Path, text: str, expected: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    assert doctor._cpu_has_bf16(tmp_path / "cpuinfo") == expected
+    assert not doctor._cpu_has_bf16(tmp_path / "none")
