@@ -19,7 +19,7 @@ from tiny_run import STEPS, TinyRun, contents, digests, prepare_arguments, resul
 
 HERE = Path(__file__).parent
 WAYS = (["unshare", "--mount"], ["unshare", "--mount", "--map-root-user"])  # as root, and as anybody where that is permitted
-ROOM = (40, 250, 1200, 3000)  # KiB that are free, one attempt after the other: less than prepare takes, than training takes, enough
+ROOM = (40, 250, 1200, 4500)  # KiB that are free, one attempt after the other: less than prepare takes, than training takes, enough
 
 
 @pytest.fixture(scope="module")

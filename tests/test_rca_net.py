@@ -163,6 +163,7 @@ def test_prototypes_that_do_not_exist_have_no_share() -> None:
     net = RcaNet(backbone(), CLASSES, bank, attention_temperature=0.5)
     all_there = net(images()).o
     bank.prototype_valid[1] = bank.prototype_valid[2, 1] = False
+    bank.list_prototypes()
     outside = ~bank.prototype_valid
     found = []
     for garbage in (0.0, 1e6):
