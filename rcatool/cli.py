@@ -80,8 +80,6 @@ def entry() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # a file's name may not be text, or not in the terminal's encoding
             stream.reconfigure(errors="backslashreplace")
     code = main()
-    if process.size() > 1:  # all is written; the threads that ranks talk through can abort one that takes itself down piece by piece
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(code)
+    if process.size() > 1:
+        process.leave(code)
     sys.exit(code)

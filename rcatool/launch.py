@@ -131,17 +131,19 @@ def _child(place: dict[str, str], quiet: bool, told: Connection, work: Callable[
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    code = 0
     try:
         work(*arguments)
     except RcaError as error:
         told.send(error)
-        raise SystemExit(error.exit_code) from None
+        code = error.exit_code
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        code = 130
     finally:
         console.attach_log(None)
         for number in (signal.SIGINT, signal.SIGTERM):  # on its way out: told twice, it would complain
             signal.signal(number, signal.SIG_IGN)
+    process.leave(code)
 
 
 def _follow(parent: BaseProcess) -> None:
