@@ -28,8 +28,8 @@ from torch.nn import functional as F
 
 from rcatool import config_io
 from rcatool.config import Config
-from rcatool.models.official_loss import clamped_contrast, mix_pairs
-from rcatool.models.regions import pool_regions, region_masks
+from rcatool.models.official_loss import clamped_contrast
+from rcatool.models.regions import mix_pairs, pool_regions, region_masks
 from rcatool.stages.cls_loss import Intake, StepState, step_loss
 from rcatool.stages.networks import cls_network, make_optimizer
 from rcatool.world import make_world

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from rcatool import config_io
 from rcatool.config import Config
 from rcatool.models.official import OfficialNet
-from rcatool.models.official_loss import clamped_contrast, mix_pairs, mix_with_any, pool_in_turn
-from rcatool.models.regions import Mixed, pool_regions, region_masks
+from rcatool.models.official_loss import clamped_contrast, mix_with_any, pool_in_turn
+from rcatool.models.regions import Mixed, mix_pairs, pool_regions, region_masks
 from rcatool.stages.cls_loss import Intake, StepState, step_loss
 from rcatool.stages.networks import cls_network, make_optimizer
 

@@ -12,7 +12,18 @@ from torch.nn import functional as F
 
 from rcatool.models.official import OfficialNet
 from rcatool.models.rca_net import Maps
-from rcatool.models.regions import Mixed, Regions, beta_shares, gather_regions, list_tags, maps_of, mean_regions, pool_regions, region_masks
+from rcatool.models.regions import (
+    Mixed,
+    Regions,
+    beta_shares,
+    gather_regions,
+    list_tags,
+    maps_of,
+    mean_regions,
+    mix_pairs,
+    pool_regions,
+    region_masks,
+)
 from rcatool.ranks import all_rows
 
 CLAMP = 1e-4  # least value of a denominator (D12)
@@ -65,12 +76,6 @@ def mix_with_any(regions: Regions, *, mixup_beta: float, generator: torch.Genera
     upto = per_image_share(regions.image, regions.exists).cumsum(dim=0)
     partner = torch.searchsorted(upto, drawn * upto[-1:], right=True).clamp(max=max(count - 1, 0))
     return mix_pairs(regions, partner, omega)
-
-
-def mix_pairs(regions: Regions, partner: Tensor, omega: Tensor) -> Mixed:
-    """Each region, weighted by omega (R,), and its partner (R,) an index of a region, weighted by the rest."""
-    features = omega[:, None] * regions.features + (1 - omega[:, None]) * regions.features[partner]
-    return Mixed(features, regions.cls, regions.cls[partner], omega, regions.exists)
 
 
 def per_image_share(image: Tensor, exists: Tensor) -> Tensor:

@@ -139,8 +139,13 @@ def mix_regions(regions: Regions, *, mixup_beta: float, generator: torch.Generat
         chosen, able = (upto <= nth[:, None]).sum(dim=1), number > 0
         partner = chosen.where(able, partner)
         omega = share.where(able, omega)
-    mixed = omega[:, None] * regions.features + (1 - omega[:, None]) * regions.features[partner]
-    return Mixed(mixed, regions.cls, regions.cls[partner], omega, regions.exists)
+    return mix_pairs(regions, partner, omega)
+
+
+def mix_pairs(regions: Regions, partner: Tensor, omega: Tensor) -> Mixed:
+    """Each region, weighted by omega (R,), and its partner (R,) an index of a region, weighted by the rest."""
+    features = omega[:, None] * regions.features + (1 - omega[:, None]) * regions.features[partner]
+    return Mixed(features, regions.cls, regions.cls[partner], omega, regions.exists)
 
 
 def beta_shares(count: int, beta: float, generator: torch.Generator) -> Tensor:
