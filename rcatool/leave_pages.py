@@ -13,7 +13,7 @@ from rcatool.loading import limits_watched, load
 from rcatool.run import Run
 from rcatool.steps import STEPS
 
-PAGE = "report.html"
+PAGE = "report.html"  # report.page.NAME, which takes jinja2 to ask for: a command with nothing to do loads none
 MOST_PHOTOS, OF_A_CLASS = 400, 10  # that are looked at for the region memory
 
 

@@ -11,7 +11,9 @@ from PIL import Image
 from tiny_run import TinyRun, assign, prepare_arguments, snapshot
 from torch.nn import functional as F
 
+from rcatool import leave_pages
 from rcatool.data.manifest import split
+from rcatool.report import page
 from rcatool.run import Run
 from rcatool.stages import inspect_memory
 from rcatool.stages.networks import load_cls, read_data
@@ -158,3 +160,7 @@ def test_picture_and_page_that_a_kill_left_out_come_with_the_next_command(
     assert rca(*words, "--quiet").code == 0
     assert not (run / "memory.png").exists()  # once: a picture that a person has removed stays away
     assert (run / "report.html").read_bytes() == page
+
+
+def test_the_page_that_is_looked_for_is_the_one_that_is_written() -> None:
+    assert leave_pages.PAGE == page.NAME
