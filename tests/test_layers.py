@@ -21,7 +21,7 @@ LAYERS = {
         "files", "pool", "process", "lock", "results", "steps",
         "run", "console", "log_lines",
         "data/__init__", "data/labels", "data/manifest", "data/saliency", "data/tags", "data/npy", "data/npz", "data/pickled", "data/voc",
-        "data/folder", "data/shapes", "data/mismatch",
+        "data/folder", "data/shapes", "data/mismatch", "data/colours",
         "data/mat5", "data/sbd", "data/phash", "data/mask_digest", "data/census", "data/photos", "data/photo_files", "data/photo_ids",
         "data/tag_rows", "data/tag_csv", "data/tag_json", "data/tag_folders", "data/json_source", "data/coco_file", "data/coco_masks",
         "data/json_window", "data/coco_json", "data/coco_regions", "data/coco_rule", "data/coco_paint", "data/coco", "photo_inputs",

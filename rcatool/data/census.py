@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rcatool.data.colours import ColourCount, Hues, swapped
 from rcatool.data.labels import IGNORE, ClassInfo, class_to_mask, mask_to_class
 from rcatool.data.manifest import SPLITS, Sample, first_few
 from rcatool.data.mask_digest import set_digest
@@ -28,6 +29,7 @@ class Look:
     pixels: Mapping[int, int] | None = None  # mask value -> number of pixels; None without a mask
     mask_digest: str = ""  # of the mask's content
     hash: bytes | None = None  # perceptual; None for a photo that shows nothing
+    hues: Hues | None = None
     more_pictures: bool = False  # the photo's file holds an animation or several pages
     problems: tuple[str, ...] = ()
 
@@ -54,6 +56,7 @@ class Census:
         self._ids: list[tuple[str, str, bytes | None]] = []  # split, id, hash
         self._first: dict[str, tuple[str, str]] = {}  # digest of a photo's file -> split, id
         self._suspicious: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._colours = ColourCount()
 
     def add(self, look: Look) -> None:
         """Count one photo that has no problems."""
@@ -62,6 +65,8 @@ class Census:
         self._tags.update((split, c) for c in sample.classes)
         self._tags_per_photo[split][len(sample.classes)] += 1
         self._ids.append((split, sample.id, look.hash))
+        if look.hues is not None:
+            self._colours.add(look.hues)
         if look.hash is None:
             self._suspicious["empty_photos"].append({"id": sample.id, "split": split})
         if look.more_pictures:
@@ -96,6 +101,7 @@ class Census:
             "splits": {split: self._split(split) for split in splits},
             "classes": {name: {split: self._class(c, split) for split in splits} for c, name in enumerate(self.info.names)},
             "suspicious": suspicious,
+            "colours": self._colours.document(),
         }
 
     def _split(self, split: str) -> dict[str, Any]:
@@ -147,7 +153,7 @@ def oddities(document: Mapping[str, Any]) -> list[str]:
     ]
     unseen = found["classes_without_training_photo"]
     lines.append(f"no training photo has the tag {' or '.join(map(repr, unseen))}" if unseen else "")
-    lines.append(_everywhere(document))
+    lines += [_everywhere(document), swapped(document)]
     return [line for line in lines if line]
 
 

@@ -13,6 +13,7 @@ from rcatool import console
 from rcatool.config import Config
 from rcatool.data import coco, coco_masks, folder, manifest, shapes, tag_folders, voc
 from rcatool.data.census import Census, Look, oddities
+from rcatool.data.colours import hues
 from rcatool.data.labels import read_classes, read_mask, write_classes
 from rcatool.data.manifest import Dataset, Sample
 from rcatool.data.mask_digest import content_digest
@@ -150,7 +151,7 @@ def look_into(sample: Sample, *, root: Path, num_classes: int, tags_from_masks: 
         image = read_image(path)
         height, width = image.shape[:2]
         sample = replace(sample, size=(height, width), bytes=path.stat().st_size, sha256=sha256_file(path)[:16])
-        look = Look(sample, hash=perceptual_hash(image), more_pictures=has_more_pictures(path))
+        look = Look(sample, hash=perceptual_hash(image), hues=hues(image), more_pictures=has_more_pictures(path))
     except DataError as error:
         problems.append(error.message)
     if sample.mask is not None:
