@@ -7,7 +7,8 @@ ARMS.yaml: `settings` of all arms and `arms`, each with the run that it starts w
 as benchmarks/ablation.py leaves them, or `from` an earlier arm, whose pseudo labels it then has) and its own `settings`. Every arm and seed
 is a run in WORK that goes through `rca make-pseudo` and `rca train-seg` (an arm with seg.labels truth makes no pseudo labels). Then its
 last network is scored as `rca eval` scores it (eval.scales, eval.flip) on val and tune, and at scale 1 on a seeded sample of the training
-photos, the labels that it learnt beside it; the CAMs are not scored, which would take longer. A result is kept in WORK as
+photos, there also with classes that the photo is not tagged with struck out, as its labels know the tags, and beside it the labels that it
+learnt; the CAMs are not scored, which would take longer. A result is kept in WORK as
 <arm>-<seed>.json, so that a second call goes on; OUT holds every value, mean and sample deviation, and each network's share of the true
 masks' of its seed.
 """
@@ -37,7 +38,9 @@ from rcatool.files import atomic_write
 from rcatool.metrics import confusion_matrix, scores
 from rcatool.models.deeplab import DeepLab
 from rcatool.run import Run
-from rcatool.stages.eval import segment
+from rcatool.seg_inference import photo_probabilities
+from rcatool.soft_labels import tag_names
+from rcatool.stages.eval import best_class
 from rcatool.stages.networks import load_seg, read_data
 from rcatool.world import World, make_world
 
@@ -98,11 +101,10 @@ def _scores(run: Run, photos: int) -> dict[str, float]:
     part = {name: [sample for sample in split(samples, name) if sample.mask] for name in ("val", "tune", "train")}
     some = [part["train"][place] for place in sorted(np.random.default_rng(0).permutation(len(part["train"]))[:photos])]
     look = Look(model, Path(config.data.root), classes.num_classes, world)
-    found = {
-        "seg": look.miou("val", part["val"], scales=config.eval.scales, flip=config.eval.flip),
-        "seg, tune": look.miou("tune", part["tune"], scales=config.eval.scales, flip=config.eval.flip),
-        "seg, train photos": look.miou("training photos", some, scales=(1.0,), flip=False),
-    }
+    found = {}
+    for name, chosen in (("seg", part["val"]), ("seg, tune", part["tune"])):
+        found[name], _ = look.miou(name, chosen, scales=config.eval.scales, flip=config.eval.flip)
+    found["seg, train photos"], found["seg with tags, train photos"] = look.miou("training photos", some, scales=(1.0,), flip=False)
     if config.seg.labels != TRUTH:
         labels = run.dir("make-pseudo/round-2" if config.second.enabled else "make-pseudo/labels")
         found["labels, train photos"] = _of_labels(labels, look.root, some, classes.num_classes)
@@ -118,16 +120,20 @@ class Look:
     num_classes: int
     world: World
 
-    def miou(self, what: str, samples: Sequence[Sample], *, scales: Sequence[float], flip: bool) -> float:
+    def miou(self, what: str, samples: Sequence[Sample], *, scales: Sequence[float], flip: bool) -> tuple[float, float]:
+        """mIoU of what it says, and of what it would say if it knew the photos' tags, as its labels do."""
         labels = self.num_classes + 1
-        total = np.zeros((labels, labels + 1), np.int64)
+        free, told = np.zeros((2, labels, labels + 1), np.int64)
         with console.progress(f"scoring {what}", total=len(samples)) as bar:
             for index, views in view_loader(MultiScaleDataset(samples, self.root, scales=scales, flip=flip), workers=1):
                 sample = samples[index]
                 truth = read_mask(self.root / str(sample.mask), num_classes=self.num_classes, size=sample.size)
-                total += confusion_matrix(truth, segment(self.model, views, sample.size, world=self.world), labels)
+                found = photo_probabilities(self.model, views, sample.size, world=self.world)
+                names = tag_names(sample.classes)
+                free += confusion_matrix(truth, best_class(found), labels)
+                told += confusion_matrix(truth, names[best_class(found[names.tolist()])], labels)
                 bar.advance(1)
-        return float(scores(total).miou)
+        return float(scores(free).miou), float(scores(told).miou)
 
 
 def _of_labels(folder: Path, root: Path, chosen: Sequence[Sample], num_classes: int) -> float:
