@@ -38,9 +38,8 @@ from rcatool.files import atomic_write
 from rcatool.metrics import confusion_matrix, scores
 from rcatool.models.deeplab import DeepLab
 from rcatool.run import Run
-from rcatool.seg_inference import photo_probabilities
+from rcatool.seg_inference import best_class, photo_probabilities
 from rcatool.soft_labels import tag_names
-from rcatool.stages.eval import best_class
 from rcatool.stages.networks import load_seg, read_data
 from rcatool.world import World, make_world
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,3 +30,8 @@ def batch_probabilities(
             hint = "train again: rca train-seg --force, with a lower seg.lr"
             raise DataError("the segmentation network's output is not finite", hint)
         yield merged
+
+
+def best_class(probabilities: Tensor) -> np.ndarray:
+    """Label map (H, W) uint8: the class of the highest of probabilities (C + 1, H, W)."""
+    return probabilities.argmax(dim=0).to(torch.uint8).cpu().numpy()

@@ -26,6 +26,7 @@ from rcatool.errors import ConfigError, DataError
 from rcatool.network_card import MAX_SIDE, Card, Colour
 from rcatool.network_file import Network, read_network, read_run
 from rcatool.overlay import draw_overlay
+from rcatool.seg_inference import best_class
 from rcatool.tiling import TiledMap, Tiling, band_rows, enlarged
 from rcatool.world import make_world
 
@@ -171,7 +172,7 @@ class Segmenter:
         step = band_rows(labels, width)
         for number, band in enumerate(enlarged(bands, source[0], (height, width), step)):
             here = slice(number * step, number * step + band.shape[1])
-            mask[here] = band.argmax(dim=0).to(torch.uint8).cpu().numpy()
+            mask[here] = best_class(band)
             if kept is not None:
                 kept[:, here] = band.cpu().numpy()
         size = (source[1][0], source[1][1])

@@ -17,8 +17,8 @@ from rcatool.data import transforms
 from rcatool.errors import ConfigError, DataError, SetupError
 from rcatool.network_file import write_network
 from rcatool.overlay import draw_overlay
+from rcatool.seg_inference import best_class, photo_probabilities
 from rcatool.segmenter import Segmenter, network_size
-from rcatool.stages.eval import segment
 from rcatool.tiling import Tiling
 from rcatool.world import World
 
@@ -45,7 +45,7 @@ def segmenter() -> Segmenter:
 def test_a_photo_of_one_tile_is_segmented_as_eval_does(segmenter: Segmenter, size: tuple[int, int]) -> None:
     photo = picture(*size)
     view = transforms.normalise(transforms.to_tensor(photo))[None]
-    expected = segment(small_network().model, [view], size, world=World(torch.device("cpu"), None))
+    expected = best_class(photo_probabilities(small_network().model, [view], size, world=World(torch.device("cpu"), None)))
     found = segmenter(photo, scale="original")
     assert found.mask.dtype == np.uint8
     np.testing.assert_array_equal(found.mask, expected)

@@ -29,11 +29,10 @@ from rcatool.models.frozen import fold_batch_norm
 from rcatool.pseudo import LabelJob, make_label
 from rcatool.run import Run
 from rcatool.scoring import count_labels
-from rcatool.seg_inference import batch_probabilities
+from rcatool.seg_inference import batch_probabilities, best_class
 from rcatool.stages import make_pseudo
 from rcatool.stages.bench_rows import Bench, extrapolate, timed
 from rcatool.stages.cls_loss import Intake, StepState, step_loss
-from rcatool.stages.eval import best_class
 from rcatool.stages.networks import cls_network, make_optimizer, read_data, seg_design, tag_matrix, variation
 from rcatool.stages.photo_batches import photo_batches
 from rcatool.stages.photo_cams import batch_maps

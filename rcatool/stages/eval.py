@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from rcatool import console
@@ -25,7 +24,7 @@ from rcatool.models.deeplab import DeepLab
 from rcatool.pool import in_background, worker_count
 from rcatool.ranks import on_first, share, wait
 from rcatool.run import Run
-from rcatool.seg_inference import batch_probabilities, photo_probabilities
+from rcatool.seg_inference import batch_probabilities, best_class
 from rcatool.soft_labels import SoftJob, soft_rule, write_labels
 from rcatool.stages.label_targets import PREDICTIONS, pseudo_target, second_target, seg_target
 from rcatool.stages.networks import load_seg, read_data
@@ -149,13 +148,3 @@ def _written(scene: Scene, model: DeepLab, todo: Sequence[Sample], folder: Path,
 def _soft_job(scene: Scene, sample: Sample, probabilities: Tensor, folder: Path) -> SoftJob:
     names = np.arange(len(probabilities), dtype=np.uint8)
     return SoftJob(scene.root / sample.image, folder / f"{sample.id}.png", names, probabilities.cpu().numpy())
-
-
-def segment(model: DeepLab, views: Sequence[Tensor], size: tuple[int, int], *, world: World) -> np.ndarray:
-    """Label map (H, W) uint8 of one photo: the class of the highest softmax, averaged over views (1 or 2, 3, H_s, W_s)."""
-    return best_class(photo_probabilities(model, views, size, world=world))
-
-
-def best_class(probabilities: Tensor) -> np.ndarray:
-    """Label map (H, W) uint8: the class of the highest of probabilities (C + 1, H, W)."""
-    return probabilities.argmax(dim=0).to(torch.uint8).cpu().numpy()

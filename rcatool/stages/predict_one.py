@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from rcatool.config import Config
 from rcatool.data.datasets import MultiScaleDataset
 from rcatool.data.loaders import view_loader
 from rcatool.data.manifest import Sample, check_images
 from rcatool.run import Run
-from rcatool.seg_inference import photo_probabilities
+from rcatool.seg_inference import best_class, photo_probabilities
 from rcatool.stages.networks import load_seg
 from rcatool.steps import last_network
 from rcatool.world import make_world
@@ -25,4 +24,4 @@ def main(run: Run, config: Config, sample: Sample) -> np.ndarray:
     model = load_seg(run, config, world)
     dataset = MultiScaleDataset([sample], root, scales=config.eval.scales, flip=config.eval.flip)
     [(_, views)] = view_loader(dataset, workers=0)
-    return photo_probabilities(model, views, sample.size, world=world).argmax(dim=0).to(torch.uint8).cpu().numpy()
+    return best_class(photo_probabilities(model, views, sample.size, world=world))

@@ -18,7 +18,7 @@ from rcatool.errors import ConfigError, DataError
 from rcatool.metrics import confusion_matrix, scores
 from rcatool.models.deeplab import DeepLab
 from rcatool.ranks import share, total
-from rcatool.seg_inference import batch_probabilities
+from rcatool.seg_inference import batch_probabilities, best_class
 from rcatool.stages.photo_batches import photo_batches
 from rcatool.world import World
 
@@ -69,7 +69,7 @@ def tune_miou(model: DeepLab, samples: Sequence[Sample], root: Path, num_classes
         for batch, photos in photo_batches(mine, config, world, scales=(1.0,), flip=False):
             for sample, found in zip(batch, batch_probabilities(model, photos, batch[0].size, world=world), strict=True):
                 truth = read_mask(root / str(sample.mask), num_classes=num_classes, size=sample.size)
-                counts += confusion_matrix(truth, found.argmax(dim=0).to(torch.uint8).cpu().numpy(), num_classes + 1)
+                counts += confusion_matrix(truth, best_class(found), num_classes + 1)
                 bar.advance(1)
     counts = total(torch.from_numpy(counts)).numpy()
     if not counts.any():
