@@ -76,7 +76,7 @@ def _prepare_folder(
 ) -> None:  # fmt: skip
     """Any folder of photos, with tags from a CSV, JSON or class folders.
 
-    Example: rca prepare folder --images photos --tags tags.csv --val-fraction 0.2
+    Example: rca prepare folder --images photos --tags tags.csv --config own-photos-cpu
     """
     from rcatool.data.folder import common_root
 

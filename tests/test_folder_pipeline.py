@@ -126,3 +126,18 @@ def check_labels(run: Path, *, photos: int) -> None:
         label = np.asarray(Image.open(folder / f"{document['id']}.png"))
         assert list(label.shape) == document["size"]
         assert set(np.unique(label).tolist()) <= {0, IGNORE, *(c + 1 for c in document["classes"])}
+
+
+def test_a_folder_without_settings_of_its_own_is_told_of_the_presets(rca: Rca, tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / "photos" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / "ab"[number % 2] / f"{number}.png")
+    folder = ("prepare", "folder", "--images", "photos", "--tags", "folders")
+    done = rca(*folder, "--run", "plain")
+    assert done.code == 0, done.err
+    assert done.err.count("add --config own-photos, or --config own-photos-cpu") == 1
+    for number, chosen in enumerate((["--config", "own-photos-cpu"], ["--set", "cls.lr=0.002"])):
+        done = rca(*folder, "--run", f"chosen{number}", *chosen)
+        assert done.code == 0, done.err
+        assert "own-photos" not in done.err

@@ -29,6 +29,10 @@ from rcatool.run import Run
 
 PROBLEMS = "prepare-problems.txt"
 SHOWN = 20  # problems on the terminal; all of them are in the file
+UNCHOSEN = (
+    "the settings are the defaults, with rates for many classes on a GPU; for photos of your own add --config own-photos, "
+    "or --config own-photos-cpu where there is no GPU"
+)
 CHUNK = 16  # photos that a process is sent at a time
 
 
@@ -72,6 +76,8 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
         console.warn(line)
     if dataset.skipped:
         console.log(dataset.skipped)
+    if config.data.dataset == "folder" and config.cls == Config().cls:
+        console.log(UNCHOSEN)
 
 
 def _generate(root: Path, config: Config) -> None:
