@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -26,7 +27,9 @@ from rcatool.errors import ConfigError, DataError
 from rcatool.network_card import MAX_SIDE, Card, Colour
 from rcatool.network_file import Network, read_network, read_run
 from rcatool.overlay import draw_overlay
+from rcatool.refine.crf import choose_backend, crf_params, dense_crf
 from rcatool.seg_inference import best_class
+from rcatool.soft_labels import ITERATIONS
 from rcatool.tiling import TiledMap, Tiling, band_rows, enlarged
 from rcatool.world import make_world
 
@@ -67,22 +70,30 @@ class Segmentation:
 class Segmenter:
     """A segmentation network that takes photos of any size."""
 
-    def __init__(self, network: Network, *, device: str = "auto", precision: str = "auto", tiling: Tiling | None = None) -> None:
-        """`device`: auto (CUDA where there is one), cpu, cuda, cuda:N (SetupError where it is not there); `tiling`: for large photos."""
+    def __init__(
+        self, network: Network, *, device: str = "auto", precision: str = "auto", tiling: Tiling | None = None,
+        flip: bool = False, crf: bool = False,
+    ) -> None:  # fmt: skip
+        """`device`: auto (CUDA where there is one), cpu, cuda, cuda:N (SetupError where it is not there); `tiling`: for large photos;
+        `flip`: also look at the mirror image, twice the time; `crf`: refine by the dense CRF of `eval.crf`, at the network's size.
+        """
         self.world = make_world(device=device, precision=precision)
         self.card: Card = network.card
         self.digest = network.digest
         self.tiling = tiling or Tiling()
+        self.flip, self.crf = flip, crf
         self._model = self.world.place(network.model).eval()
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], device: str = "auto", *, tiling: Tiling | None = None) -> "Segmenter":
+    def load(
+        cls, path: str | os.PathLike[str], device: str = "auto", *, tiling: Tiling | None = None, flip: bool = False, crf: bool = False
+    ) -> "Segmenter":
         """Read a file of `rca export network`, or the network of a run directory.
 
         Raises DataError saying what is wrong with it, SetupError for a device or a library that is not there.
         """
         place = Path(path)
-        return cls(read_run(place) if place.is_dir() else read_network(place), device=device, tiling=tiling)
+        return cls(read_run(place) if place.is_dir() else read_network(place), device=device, tiling=tiling, flip=flip, crf=crf)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -100,7 +111,8 @@ class Segmenter:
         """Segment one photo: a path, a PIL image, or an RGB uint8 array (H, W, 3).
 
         `scale` is the long side in pixels at which the network sees the photo: auto (that of the training photos), original, or a
-        number. `advance(done, total)` is told of each batch of tiles. Raises DataError for a photo that cannot be read.
+        number. `advance(done, total)` is told of each batch of tiles. Raises DataError for a photo that cannot be read, ConfigError
+        for a scale at which a CRF would have to work in tiles.
         """
         return next(self.many([image], scale=scale, probabilities=probabilities, advance=advance))
 
@@ -118,6 +130,11 @@ class Segmenter:
         `batch` is 8 on a GPU and 1 on a CPU, unless given; so many photos are in memory at a time. Other arguments and errors are
         those of a call.
         """
+        if self.crf and (scale == "original" or (self.card.long_side if scale == "auto" else scale) > self.tiling.tile):
+            raise ConfigError(
+                f"the dense CRF takes a photo as a whole: scale {scale}, tiles of {self.tiling.tile}",
+                "leave out the CRF or the scale, or make the tile larger",
+            )
         waiting = iter(images)
         while group := list(islice(waiting, batch or self._batch)):
             photos = [load_photo(image) for image in group]
@@ -130,7 +147,9 @@ class Segmenter:
                         maps = [(tiled.bands(), tiled.rows)]
                     else:
                         maps = [(iter([one]), one.shape[1]) for one in self._probabilities(torch.stack(views[start:stop]))]
-                for photo, (bands, rows) in zip(photos[start:stop], maps, strict=True):
+                for photo, view, (bands, rows) in zip(photos[start:stop], views[start:stop], maps, strict=True):
+                    if self.crf:
+                        bands, rows = iter([self._refined(view, bands)]), shape[0]
                     yield self._finish(photo, bands, (rows, shape), probabilities)
 
     def _runs(self, views: Sequence[Tensor]) -> Iterator[tuple[int, int]]:
@@ -152,13 +171,23 @@ class Segmenter:
 
     def _probabilities(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, h, w) -> (B, C + 1, n, m) float32 on the device. DataError where the network's output is not finite."""
-        inputs = transforms.normalise(images.to(self.world.device), self.card.mean, self.card.std)
+        inputs = transforms.normalise(images.to(self.world.device), self.card.mean, self.card.std).to(memory_format=torch.channels_last)
         with self.world.autocast():
-            logits = self._model(inputs.to(memory_format=torch.channels_last))
-        maps: Tensor = logits.float().softmax(dim=1)
+            maps: Tensor = self._model(inputs).float().softmax(dim=1)
+            if self.flip:
+                maps = (maps + self._model(inputs.flip(3)).float().softmax(dim=1).flip(3)) / 2
         if not bool(torch.isfinite(maps).all()):
             raise DataError("the segmentation network's output is not finite", "train again: rca train-seg --force, with a lower seg.lr")
         return maps
+
+    @torch.inference_mode()
+    def _refined(self, view: Tensor, bands: Iterator[Tensor]) -> Tensor:
+        """Probabilities (C + 1, h, w) of a view, uint8 (3, h, w), after the dense CRF on the colours that the network saw."""
+        maps = torch.cat(list(bands), dim=1)[None]
+        scores = F.interpolate(maps, size=view.shape[1:], mode="bilinear", align_corners=False)[0].cpu().numpy()
+        image = np.ascontiguousarray(view.permute(1, 2, 0).numpy())
+        backend, device = choose_backend("auto", self.world.device.type), str(self.world.device)
+        return torch.from_numpy(dense_crf(image, scores, crf_params("deeplab", ITERATIONS), backend=backend, device=device))
 
     @torch.inference_mode()
     def _finish(

@@ -253,6 +253,26 @@ def test_only_what_changed_is_done_again(rca: Rca, here: Path, monkeypatch: pyte
     assert sorted(document(here / "out")["photos"]) == ["a", "c", "new", "sub/b"]
 
 
+def test_mirror_image_and_crf(rca: Rca, here: Path) -> None:
+    line = ("predict", "photos", *MODEL, "--device", "cpu", "--no-overlay", "--scale", "64")
+    assert rca(*line, "--out", "plain").code == 0
+    assert not {"flip", "crf"} & set(document(here / "plain")["settings"])
+    assert rca(*line, "--out", "better", "--flip", "--crf").code == 0
+    assert document(here / "better")["settings"] == {**document(here / "plain")["settings"], "flip": True, "crf": True}
+    network = Segmenter.load(here / "net.safetensors", device="cpu", flip=True, crf=True)
+    photos = {name: here / about["photo"] for name, about in document(here / "better")["photos"].items()}
+    assert len(photos) > 2
+    for name, path in photos.items():
+        np.testing.assert_array_equal(np.asarray(Image.open(here / "better" / f"{name}.png")), network(path, scale=64).mask)
+    assert any((here / "better" / f"{name}.png").read_bytes() != (here / "plain" / f"{name}.png").read_bytes() for name in photos)
+    done = rca(*line, "--out", "better")
+    assert done.code == 2
+    assert "other settings (scale 64, tile 1024, overlap 256, flip True, crf True)" in done.err
+    done = rca("predict", "photos", *MODEL, "--out", "large", "--crf", "--scale", "original")
+    assert done.code == 2
+    assert "takes a photo as a whole" in done.err
+
+
 def test_results_of_different_networks_or_settings_are_not_mixed(rca: Rca, here: Path) -> None:
     line = ("predict", "photos", "--device", "cpu", "--out", "out", "--no-overlay", "--model")
     assert rca(*line, "net.safetensors").code == 0

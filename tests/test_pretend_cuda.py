@@ -92,7 +92,7 @@ def test_predictions_and_pictures(rca: Rca, undisturbed: TinyRun, tmp_path: Path
     done = rca("eval", "--run", run, "--force", "--device", "cuda")
     assert done.code == 0, done.err
     assert difference(run / "eval/predictions", undisturbed.path / "eval/predictions") < 0.02
-    done = rca("predict", undisturbed.data / "JPEGImages", "--run", run, "--out", tmp_path / "out", "--device", "cuda")
+    done = rca("predict", undisturbed.data / "JPEGImages", "--run", run, "--out", tmp_path / "out", "--device", "cuda", "--flip", "--crf")
     assert done.code == 0, done.err
     assert len(list((tmp_path / "out").glob("*.png"))) == 22
     shutil.rmtree(run / "eval")

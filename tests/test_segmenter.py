@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from rcatool.data import transforms
 from rcatool.errors import ConfigError, DataError, SetupError
 from rcatool.network_file import write_network
 from rcatool.overlay import draw_overlay
+from rcatool.refine.crf import crf_params, dense_crf
 from rcatool.seg_inference import best_class, photo_probabilities
 from rcatool.segmenter import Segmenter, network_size
 from rcatool.tiling import Tiling
@@ -69,6 +71,41 @@ def test_probabilities_against_plain_float64(segmenter: Segmenter) -> None:
     np.testing.assert_allclose(found.probabilities.sum(axis=0), 1, atol=1e-5)
     np.testing.assert_array_equal(found.mask, found.probabilities.argmax(axis=0))
     assert np.mean(found.mask == expected.argmax(axis=0)) > 0.99
+
+
+@pytest.mark.parametrize("size", [(64, 96), (61, 90), (33, 96)])
+def test_flip_and_crf_are_those_of_eval(size: tuple[int, int]) -> None:
+    """Beside the functions that eval calls, which have oracles of their own."""
+    photo = picture(*size)
+    view = transforms.normalise(transforms.to_tensor(photo))
+    views = torch.stack([view, view.flip(-1)])
+    with torch.inference_mode():
+        expected = photo_probabilities(small_network().model, [views], size, world=World(torch.device("cpu"), None))
+    found = Segmenter(small_network(), device="cpu", flip=True)(photo, scale="original", probabilities=True)
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
+    refined = dense_crf(photo, expected.numpy(), crf_params("deeplab", 10))
+    assert np.mean(refined.argmax(axis=0) != expected.numpy().argmax(axis=0)) > 0.01  # there is something to see
+    found = Segmenter(small_network(), device="cpu", flip=True, crf=True)(photo, scale=96)
+    assert found.network_size == (size if size[1] == 96 else (65, 96))
+    if size[1] == 96:
+        assert np.mean(found.mask == refined.argmax(axis=0)) > 0.999
+
+
+def test_a_mirrored_photo_has_the_mirrored_mask() -> None:
+    photo = picture(64, 96)
+    segmenter = Segmenter(small_network(), device="cpu", flip=True)
+    one, other = (segmenter(np.ascontiguousarray(image), probabilities=True) for image in (photo, photo[:, ::-1]))
+    assert one.probabilities is not None
+    assert other.probabilities is not None
+    np.testing.assert_allclose(one.probabilities, other.probabilities[..., ::-1], atol=1e-5)
+    assert len(np.unique(one.mask)) > 1
+
+
+@pytest.mark.parametrize("scale", ["original", 200])
+def test_a_crf_wants_the_whole_photo(scale: Any) -> None:
+    segmenter = Segmenter(small_network(), device="cpu", crf=True, tiling=Tiling(128, 64))
+    with pytest.raises(ConfigError, match="takes a photo as a whole"):
+        segmenter(picture(20, 20), scale=scale)
 
 
 def test_tiles_change_nothing_where_they_overlap_by_the_field_of_view() -> None:

@@ -43,6 +43,8 @@ class Plan:
     model: str
     scale: Scale = "auto"
     tiling: Tiling = Tiling()
+    flip: bool = False
+    crf: bool = False
     overlay: bool = True
     force: bool = False
 
@@ -62,7 +64,7 @@ def main(network: Network, plan: Plan, *, device: str = "auto", precision: str =
     predictions of another network or other settings (unless forced), or a result would overwrite a photo.
     """
     check_outputs(plan.photos, [path(photo) for photo in plan.photos for path in (plan.mask, plan.picture)])
-    segmenter = Segmenter(network, device=device, precision=precision, tiling=plan.tiling)
+    segmenter = Segmenter(network, device=device, precision=precision, tiling=plan.tiling, flip=plan.flip, crf=plan.crf)
     book = _Book(network, plan)
     console.log(f"predict: {len(plan.photos)} photos, {network.card.design.backbone} on {segmenter.world.device}")
     try:
@@ -82,6 +84,7 @@ class _Book:
     def __init__(self, network: Network, plan: Plan) -> None:
         self.path, self.card = plan.out / "predictions.json", network.card
         settings = {"scale": plan.scale, **asdict(plan.tiling)}
+        settings |= {name: True for name in ("flip", "crf") if getattr(plan, name)}  # only these: earlier versions had neither
         model = {"name": plan.model, "digest": network.digest, "origin": network.card.origin, "backbone": network.card.design.backbone}
         self.document: dict[str, Any] = {
             "format": FORMAT, "version": __version__, "model": model, "settings": settings, "classes": list(network.card.labels),
