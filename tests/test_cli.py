@@ -146,7 +146,7 @@ OPTIONS = {
     "export network": {"--run", "--out", "--force", "--quiet", "--debug"},
     "export onnx": {"--run", "--out", "--force", "--quiet", "--debug", "--json"},
     "export cams": {"--run", "--format", "--out", "--force", "--quiet", "--debug"},
-    "predict": (SHARED - {"--set"}) | {"--out", "--model", "--scale", "--tile", "--overlap", "--overlay", "--json"},
+    "predict": (SHARED - {"--set"}) | {"--out", "--model", "--scale", "--tile", "--overlap", "--flip", "--crf", "--overlay", "--json"},
     "inspect": set(),
     "inspect memory": {"--run", "--class", "--photos", "--out", "--force", "--device", "--quiet", "--debug", "--json"},
     "report": {"--run", "--compare", "--out", "--force", "--quiet", "--debug"},

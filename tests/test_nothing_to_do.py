@@ -80,7 +80,7 @@ def test_a_result_that_comes_out_the_same_leaves_what_follows_current(
     rca: Rca, undisturbed: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = undisturbed.copy(tmp_path / "run")
-    monkeypatch.setattr("rcatool.stages.eval.segment", lambda *args, **kwargs: pytest.fail("predicted again"))
+    monkeypatch.setattr("rcatool.stages.eval.best_class", lambda probabilities: pytest.fail("predicted again"))
     before = {step: record(run, step) for step in STEPS}
     done = rca("run", "--run", run, *assign("pseudo.bg_power=3"))  # counts with `background=power` only
     assert done.code == 0

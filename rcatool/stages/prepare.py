@@ -2,10 +2,11 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -72,6 +73,11 @@ def main(run: Run, config: Config, *, force: bool = False) -> None:
     atomic_write(step.path / "summary.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     run.commit(step, {"photos": dict(Counter(sample.split for sample in samples)), "notes": [*dataset.notes, *dataset.warnings]})
     (run.root / PROBLEMS).unlink(missing_ok=True)
+    _say(dataset, document, config)
+
+
+def _say(dataset: Dataset, document: Mapping[str, Any], config: Config) -> None:
+    """What a person should know of the data set, and of settings that do not suit it."""
     for line in (*mismatches(document), *oddities(document)):
         console.warn(line)
     if dataset.skipped:
