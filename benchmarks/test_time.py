@@ -30,7 +30,7 @@ from rcatool.metrics import confusion_matrix, scores
 from rcatool.models.deeplab import DeepLab
 from rcatool.refine.crf import choose_backend, crf_params, dense_crf
 from rcatool.run import Run
-from rcatool.seg_inference import photo_probabilities
+from rcatool.seg_inference import best_class, photo_probabilities
 from rcatool.soft_labels import ITERATIONS
 from rcatool.stages.networks import load_seg, read_data
 from rcatool.steps import last_network
@@ -110,7 +110,7 @@ class Bench:
             parts = [found[key] for key in itertools.product(scales, (False, True) if flip else (False,))]
             merged, merging = self._timed(lambda p=parts: torch.stack([maps for maps, _ in p]).mean(dim=0))
             seconds = merging + sum(each for _, each in parts)
-            yield (name, flip, "none"), merged.argmax(dim=0).to(torch.uint8).cpu().numpy(), seconds
+            yield (name, flip, "none"), best_class(merged), seconds
             for crf in self.crf[1:]:
                 label, more = self._timed(lambda c=crf, m=merged: self._refined(c, image, m))
                 yield (name, flip, crf), label, seconds + more

@@ -130,11 +130,7 @@ class Segmenter:
         `batch` is 8 on a GPU and 1 on a CPU, unless given; so many photos are in memory at a time. Other arguments and errors are
         those of a call.
         """
-        if self.crf and (scale == "original" or (self.card.long_side if scale == "auto" else scale) > self.tiling.tile):
-            raise ConfigError(
-                f"the dense CRF takes a photo as a whole: scale {scale}, tiles of {self.tiling.tile}",
-                "leave out the CRF or the scale, or make the tile larger",
-            )
+        self.check_scale(scale)
         waiting = iter(images)
         while group := list(islice(waiting, batch or self._batch)):
             photos = [load_photo(image) for image in group]
@@ -151,6 +147,15 @@ class Segmenter:
                     if self.crf:
                         bands, rows = iter([self._refined(view, bands)]), shape[0]
                     yield self._finish(photo, bands, (rows, shape), probabilities)
+
+    def check_scale(self, scale: Scale) -> None:
+        """ConfigError for a scale at which a CRF would have to work in tiles; other faults of it are `network_size`'s to name."""
+        side = self.card.long_side if scale == "auto" else scale
+        if self.crf and (side == "original" or (isinstance(side, int) and side > self.tiling.tile)):
+            raise ConfigError(
+                f"the dense CRF takes a photo as a whole: scale {scale}, tiles of {self.tiling.tile}",
+                "leave out the CRF or the scale, or make the tile larger",
+            )
 
     def _runs(self, views: Sequence[Tensor]) -> Iterator[tuple[int, int]]:
         """The (start, stop) of neighbours of one size that are a single tile; any other photo is alone."""

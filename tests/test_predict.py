@@ -271,6 +271,7 @@ def test_mirror_image_and_crf(rca: Rca, here: Path) -> None:
     done = rca("predict", "photos", *MODEL, "--out", "large", "--crf", "--scale", "original")
     assert done.code == 2
     assert "takes a photo as a whole" in done.err
+    assert not (here / "large").exists()
 
 
 def test_results_of_different_networks_or_settings_are_not_mixed(rca: Rca, here: Path) -> None:

@@ -65,6 +65,7 @@ def main(network: Network, plan: Plan, *, device: str = "auto", precision: str =
     """
     check_outputs(plan.photos, [path(photo) for photo in plan.photos for path in (plan.mask, plan.picture)])
     segmenter = Segmenter(network, device=device, precision=precision, tiling=plan.tiling, flip=plan.flip, crf=plan.crf)
+    segmenter.check_scale(plan.scale)  # before the book, which would keep settings that cannot be
     book = _Book(network, plan)
     console.log(f"predict: {len(plan.photos)} photos, {network.card.design.backbone} on {segmenter.world.device}")
     try:
